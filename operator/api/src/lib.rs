@@ -1,0 +1,1 @@
+//! The nouns users write: the custom resources, their schema, defaults and CEL rules.

@@ -1,0 +1,2 @@
+//! The one control binary.
+fn main() {}

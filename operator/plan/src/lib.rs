@@ -1,0 +1,1 @@
+//! Every decision naru makes, as functions from data to data.

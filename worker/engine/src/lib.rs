@@ -1,0 +1,1 @@
+//! The inference engine: deterministic given weights, requests and seed.

@@ -1,0 +1,1 @@
+//! Numbers in, numbers out: each op beside its plain reference.

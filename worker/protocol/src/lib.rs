@@ -1,0 +1,1 @@
+//! What gateway, operator and workers say to each other.

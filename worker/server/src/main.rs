@@ -1,0 +1,2 @@
+//! One member of a replica.
+fn main() {}
