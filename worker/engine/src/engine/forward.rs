@@ -1,0 +1,52 @@
+//! The two things an engine is given: a model that turns tokens into logits, and the meaning of
+//! its tokens.
+
+use std::error::Error;
+use std::ops::Range;
+
+/// The tokens of one step, of many sequences.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids of every span, one after another.
+    pub tokens: Vec<u32>,
+    /// Which tokens belong together.
+    pub spans: Vec<Span>,
+    /// Indices into `tokens` after which logits are wanted, ascending.
+    pub logit_rows: Vec<usize>,
+}
+
+/// Consecutive tokens of one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Where in `Batch::tokens`.
+    pub tokens: Range<usize>,
+    /// Position in its sequence of the first of them.
+    pub position: usize,
+    /// The whole sequence's KV blocks, `KV_BLOCK_TOKENS` positions each, these tokens' included.
+    pub blocks: Vec<u32>,
+}
+
+/// A model with its KV cache.
+///
+/// What a span writes and returns must depend on its sequence's tokens alone: not on the other
+/// spans, nor on where the sequence was cut into spans.
+pub trait Forward: Send {
+    /// Logits per row.
+    fn vocab_size(&self) -> usize;
+
+    /// Computes the batch, writing K and V of every token into its span's blocks.
+    /// Returns logits [logit_rows, vocab_size]. Errors: the step as a whole failed; its spans'
+    /// tokens count as not computed.
+    fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>>;
+}
+
+/// The text side of a vocabulary, as far as streaming needs it.
+pub trait Vocabulary: Send + Sync {
+    /// The bytes a token stands for; empty for an id the tokenizer does not know (a model may have
+    /// more rows than its tokenizer has tokens).
+    fn token_bytes(&self, id: u32) -> &[u8];
+    /// Whether a token is a control token, left out of plain text.
+    fn is_special(&self, id: u32) -> bool;
+    /// Tokens by which the model ends its answer.
+    fn eos_ids(&self) -> &[u32];
+}
