@@ -1,1 +1,32 @@
 //! Every decision naru makes, as functions from data to data.
+//!
+//! The crate knows no clock, network, thread or cluster: `now` is an argument, what runs is
+//! [`Observed`], what is wished is [`Desired`], and what to do about the difference is a [`Plan`]
+//! so specific that carrying it out leaves no choice.
+//!
+//! ```text
+//! observe ──► Observed ─┐
+//!                       ├─► replicas::plan ──► Plan { actions, conditions, next_check }
+//! parse ────► Desired ──┘
+//! request, endpoints ─────► route::pick ─────► which endpoint, and why
+//! ```
+
+mod backoff;
+mod condition;
+mod deployment;
+mod names;
+mod observed;
+mod replicas;
+pub mod route;
+mod status;
+mod units;
+
+pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX, Failures, STABLE_AFTER};
+pub use condition::{Condition, ConditionKind, Reason, Truth};
+pub use deployment::{
+    Backend, Desired, EngineLimits, ModelSource, PrefixCache, Resources, Revision, Template,
+};
+pub use names::{DeploymentName, InvalidName, ModelUri, ServedName, ServedNames, Sha256};
+pub use observed::{Observed, Phase, Replica, ReplicaId, WorkerFailure};
+pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, SURGE_REPLICAS, plan};
+pub use units::{Bytes, Millis, Moment, ReplicaCount, Threads};

@@ -1,0 +1,105 @@
+//! Conditions: what is true of a model deployment, why, and since when.
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Moment;
+
+/// What a condition speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConditionKind {
+    /// As many replicas answer as are wished.
+    Ready,
+    /// As many workers answer as are wished, all made from the present template.
+    WorkersReady,
+    /// The weights were fetched and accepted.
+    WeightsAvailable,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Truth {
+    /// It does.
+    True,
+    /// It does not.
+    False,
+    /// It cannot be told yet.
+    Unknown,
+}
+
+/// Why a condition is as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Reason {
+    /// Every replica answers.
+    Serving,
+    /// Workers have been started and have not reported yet.
+    Starting,
+    /// Weights are being fetched.
+    Fetching,
+    /// Weights are being loaded.
+    Loading,
+    /// Replicas of an older template answer until their successors do.
+    Replacing,
+    /// A worker ended and is started again after a wait.
+    BackingOff,
+    /// A worker refused its configuration.
+    ConfigRefused,
+    /// Weights could not be fetched, or were refused.
+    WeightsMissing,
+    /// The weights are in place.
+    WeightsLoaded,
+    /// Starting one more replica would promise more memory than there is.
+    InsufficientMemory,
+    /// No replica is wished.
+    ScaledToZero,
+    /// Another model deployment serves one of the names.
+    NameTaken,
+}
+
+/// One condition of one model deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What it speaks of.
+    pub kind: ConditionKind,
+    /// Whether it holds.
+    pub truth: Truth,
+    /// Why, for programs.
+    pub reason: Reason,
+    /// Why, for people: what happened and what naru does about it.
+    pub message: String,
+    /// When `truth` last changed.
+    pub since: Moment,
+}
+
+impl Condition {
+    /// Keeps the old `since` when the truth did not flip between `previous` and `self`.
+    pub fn continuing(mut self, previous: &[Self]) -> Self {
+        let before = previous.iter().find(|condition| condition.kind == self.kind);
+        if let Some(before) = before.filter(|before| before.truth == self.truth) {
+            self.since = before.since;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(truth: Truth, since: u64) -> Condition {
+        let (kind, reason) = (ConditionKind::Ready, Reason::Serving);
+        Condition { kind, truth, reason, message: String::new(), since: Moment(since) }
+    }
+
+    #[track_caller]
+    fn check(fact: &str, previous: &[Condition], next: Condition, since: u64) {
+        assert_eq!(next.continuing(previous).since, Moment(since), "{fact}");
+    }
+
+    #[test]
+    fn transition_times() {
+        use Truth::{False, True};
+        check("a first condition starts now", &[], ready(True, 9), 9);
+        check("the same truth goes on", &[ready(True, 3)], ready(True, 9), 3);
+        check("a flip starts now", &[ready(False, 3)], ready(True, 9), 9);
+    }
+}

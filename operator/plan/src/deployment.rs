@@ -1,0 +1,159 @@
+//! What is wished: one model deployment, parsed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{DeploymentName, ModelUri, ServedNames, Sha256};
+use crate::units::{Bytes, Millis, ReplicaCount, Threads};
+
+/// A model deployment that parsed: every field is in range and every default is filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Which deployment this is.
+    pub name: DeploymentName,
+    /// What each replica runs; another template means other workers.
+    pub template: Template,
+    /// How many replicas should answer.
+    pub replicas: ReplicaCount,
+    /// How long running streams may take to finish when a replica goes.
+    pub drain: Millis,
+}
+
+impl Desired {
+    /// The same deployment once nobody wishes it any more: no replica, drained as promised.
+    pub fn without_replicas(&self) -> Self {
+        Self { replicas: ReplicaCount(0), ..self.clone() }
+    }
+}
+
+/// Everything about a replica that only a new worker can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// The weights.
+    pub model: ModelSource,
+    /// The names clients ask for.
+    pub names: ServedNames,
+    /// What computes.
+    pub backend: Backend,
+    /// The limits of the engine.
+    pub engine: EngineLimits,
+    /// What each member may use of the machine.
+    pub resources: Resources,
+}
+
+/// Where weights come from and what they must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSource {
+    /// Where to fetch them.
+    pub uri: ModelUri,
+    /// Refuse anything else, when given.
+    pub sha256: Option<Sha256>,
+}
+
+/// What computes a replica's steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// The processor's cores.
+    Cpu,
+}
+
+/// How much the engine takes on at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// Sequences decoded together.
+    pub max_sequences: u32,
+    /// Tokens of one step, prompts and decodes together.
+    pub max_batch_tokens: u32,
+    /// Tokens of one sequence; `None`: what the model was made for.
+    pub max_context_tokens: Option<u32>,
+    /// Memory of the KV cache.
+    pub kv_cache: Bytes,
+    /// Who may reuse whose prefixes.
+    pub prefix_cache: PrefixCache,
+}
+
+/// Who may reuse the KV blocks of an equal prompt prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrefixCache {
+    /// Nobody.
+    Off,
+    /// Requests of the same tenant.
+    Tenant,
+}
+
+/// What one member may use of the machine it runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Compute threads; `None`: the world divides its cores.
+    pub threads: Option<Threads>,
+    /// Memory that must be free before a member is started.
+    pub memory: Option<Bytes>,
+}
+
+/// A short name of a template: equal templates have equal revisions, on every machine and build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Template {
+    /// FNV-1a (64 bits) over the fields written out in a fixed order.
+    pub fn revision(&self) -> Revision {
+        let mut hash = Fnv1a::new();
+        hash.field("uri", self.model.uri.as_str());
+        hash.field("sha256", self.model.sha256.as_ref().map_or("", Sha256::as_str));
+        for name in self.names.iter() {
+            hash.field("name", name.as_str());
+        }
+        hash.field(
+            "backend",
+            match self.backend {
+                Backend::Cpu => "cpu",
+            },
+        );
+        hash.field("maxSequences", &self.engine.max_sequences.to_string());
+        hash.field("maxBatchTokens", &self.engine.max_batch_tokens.to_string());
+        let context = self.engine.max_context_tokens.map(|tokens| tokens.to_string());
+        hash.field("maxContextTokens", context.as_deref().unwrap_or(""));
+        hash.field("kvCacheMemory", &self.engine.kv_cache.0.to_string());
+        hash.field(
+            "prefixCache",
+            match self.engine.prefix_cache {
+                PrefixCache::Off => "off",
+                PrefixCache::Tenant => "tenant",
+            },
+        );
+        let threads = self.resources.threads.map(|threads| threads.0.to_string());
+        hash.field("threads", threads.as_deref().unwrap_or(""));
+        let memory = self.resources.memory.map(|memory| memory.0.to_string());
+        hash.field("memory", memory.as_deref().unwrap_or(""));
+        Revision(hash.0)
+    }
+}
+
+struct Fnv1a(u64);
+
+impl Fnv1a {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Length first, so that no two lists of fields write the same bytes.
+    fn field(&mut self, name: &str, value: &str) {
+        for part in [name, value] {
+            self.bytes(&(part.len() as u64).to_le_bytes());
+            self.bytes(part.as_bytes());
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The names users give to things, parsed once so that the inside cannot be wrong.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name a client may ask for, in bytes; the CRD's schema states the same number.
+const SERVED_NAME_BYTES_MAX: usize = 128;
+/// Most names one model deployment may serve; the CRD's schema states the same number.
+const SERVED_NAMES_MAX: usize = 16;
+
+/// Why a name was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// A served name has characters or a length that no client may send.
+    #[error(
+        "{0:?} is not a served name: 1 to 128 of A-Z a-z 0-9 . _ / : - after a letter or digit"
+    )]
+    Served(String),
+    /// The same served name twice in one model deployment.
+    #[error("served name {0:?} is listed twice")]
+    ServedTwice(ServedName),
+    /// None, or more than sixteen.
+    #[error("{0} served names: 1 to 16 are possible")]
+    ServedCount(usize),
+    /// The name of an object is not a DNS label.
+    #[error(
+        "{0:?} is not a DNS label: 1 to 63 of a-z 0-9 - that begin and end with a letter or digit"
+    )]
+    Label(String),
+    /// A URI whose scheme the worker does not fetch.
+    #[error("{0:?} must start with file:///, hf:// or https://")]
+    Uri(String),
+    /// A checksum that is not 64 hexadecimal digits.
+    #[error("{0:?} is not a sha256: 64 of 0-9 a-f")]
+    Sha256(String),
+}
+
+/// The namespace and name of a model deployment; both are DNS labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DeploymentName {
+    namespace: String,
+    name: String,
+}
+
+impl DeploymentName {
+    /// Parses both halves; `InvalidName::Label` names the one that is not a DNS label.
+    pub fn parse(namespace: &str, name: &str) -> Result<Self, InvalidName> {
+        for label in [namespace, name] {
+            if !is_dns_label(label) {
+                return Err(InvalidName::Label(label.to_owned()));
+            }
+        }
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
+    /// The namespace alone.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name alone.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for DeploymentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// The name a client puts into `model`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServedName(String);
+
+impl ServedName {
+    /// Parses one name; `InvalidName::Served` when a client could not send it.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"._/:-".contains(&b);
+        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        if starts_well && text.len() <= SERVED_NAME_BYTES_MAX && text.bytes().all(inner) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Served(text.to_owned()))
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The names of one model deployment: at least one, none twice, the first is the canonical one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServedNames(Vec<ServedName>);
+
+impl ServedNames {
+    /// Checks count and uniqueness.
+    pub fn new(names: Vec<ServedName>) -> Result<Self, InvalidName> {
+        if names.is_empty() || names.len() > SERVED_NAMES_MAX {
+            return Err(InvalidName::ServedCount(names.len()));
+        }
+        for (index, name) in names.iter().enumerate() {
+            if names[..index].contains(name) {
+                return Err(InvalidName::ServedTwice(name.clone()));
+            }
+        }
+        Ok(Self(names))
+    }
+
+    /// The names in the order they were written.
+    pub fn iter(&self) -> impl Iterator<Item = &ServedName> {
+        self.0.iter()
+    }
+}
+
+/// Where weights come from: `file:///path`, `hf://owner/repository…` or `https://…`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModelUri(String);
+
+impl ModelUri {
+    /// Checks the scheme and that something follows it; `InvalidName::Uri` otherwise.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let known = ["file:///", "hf://", "https://"]
+            .iter()
+            .any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
+        let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        if known && clean { Ok(Self(text.to_owned())) } else { Err(InvalidName::Uri(text.into())) }
+    }
+
+    /// The URI as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A checksum of weights, as 64 lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sha256(String);
+
+impl Sha256 {
+    /// Parses 64 lower-case hexadecimal digits; `InvalidName::Sha256` otherwise.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == 64 && text.bytes().all(digit) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Sha256(text.to_owned()))
+        }
+    }
+
+    /// The digits as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(fact: &str, holds: bool) {
+        assert!(holds, "{fact}");
+    }
+
+    #[test]
+    fn names() {
+        check("a maker and a model are one name", ServedName::parse("Qwen/Qwen2.5-0.5B").is_ok());
+        check("a name is not empty", ServedName::parse("").is_err());
+        check("a name has no spaces", ServedName::parse("a b").is_err());
+        check("a name starts with a letter or digit", ServedName::parse("/etc").is_err());
+        check("128 bytes fit", ServedName::parse(&"a".repeat(128)).is_ok());
+        check("129 bytes do not", ServedName::parse(&"a".repeat(129)).is_err());
+        let name = ServedName::parse("a").unwrap();
+        check("one name is enough", ServedNames::new(vec![name.clone()]).is_ok());
+        check("no name is too few", ServedNames::new(vec![]).is_err());
+        check("a name is listed once", ServedNames::new(vec![name.clone(), name]).is_err());
+        check("labels are lower case", DeploymentName::parse("default", "Solar").is_err());
+        check("labels do not end in a dash", DeploymentName::parse("default", "a-").is_err());
+        check("a label is a label", DeploymentName::parse("default", "solar-2").is_ok());
+    }
+
+    #[test]
+    fn sources() {
+        check("a file is an absolute path", ModelUri::parse("file:///models/a.gguf").is_ok());
+        check("a relative file has no meaning", ModelUri::parse("file://a.gguf").is_err());
+        check("the hub is a source", ModelUri::parse("hf://upstage/Solar@main").is_ok());
+        check("plain http is not", ModelUri::parse("http://a/b").is_err());
+        check("a scheme alone is nothing", ModelUri::parse("https://").is_err());
+        check("a checksum has 64 digits", Sha256::parse(&"0f".repeat(32)).is_ok());
+        check("not 63", Sha256::parse(&"0f".repeat(32)[1..]).is_err());
+        check("and none in upper case", Sha256::parse(&"0F".repeat(32)).is_err());
+    }
+}

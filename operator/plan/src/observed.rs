@@ -1,0 +1,92 @@
+//! What runs: the replicas of one model deployment as a world last saw them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::Failures;
+use crate::deployment::Revision;
+use crate::units::{Bytes, Moment};
+
+/// The number of a replica within its deployment; free again once the replica is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ReplicaId(pub u32);
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Everything a world saw of one deployment at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The replicas that exist, in any order.
+    pub replicas: Vec<Replica>,
+    /// Memory promised to nobody yet; `None`: the world does not count it.
+    pub memory_free: Option<Bytes>,
+}
+
+/// One replica as it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Which one.
+    pub id: ReplicaId,
+    /// The template it was made from.
+    pub revision: Revision,
+    /// What it is doing.
+    pub phase: Phase,
+    /// When it was told to drain, if it was; it is not restarted any more.
+    pub drain_since: Option<Moment>,
+    /// Whether it has been Ready at any time, through all its restarts.
+    pub has_served: bool,
+    /// How often it failed in a row.
+    pub failures: Failures,
+}
+
+/// What a replica is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It runs, but has said nothing since then.
+    Silent {
+        /// The last word from it, or its start.
+        since: Moment,
+    },
+    /// It is fetching weights.
+    Fetching {
+        /// Bytes that have arrived.
+        done: Bytes,
+        /// Bytes in all; `None`: the source does not say.
+        total: Option<Bytes>,
+    },
+    /// It has the weights and is loading them.
+    Loading,
+    /// It answers requests.
+    Ready,
+    /// It does not run.
+    Stopped {
+        /// When it was seen to have stopped.
+        at: Moment,
+        /// Why.
+        failure: WorkerFailure,
+    },
+}
+
+/// Why a worker stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerFailure {
+    /// It could not get the weights, or refused them; its own words.
+    Weights(String),
+    /// It refused its configuration; its own words.
+    Config(String),
+    /// It ended in any other way; the exit code or signal, in words.
+    Ended(String),
+}
+
+impl fmt::Display for WorkerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Weights(words) | Self::Config(words) | Self::Ended(words) => f.write_str(words),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::*;
+
+const NOW: Moment = Moment(1_000_000);
+const DRAIN: Millis = Millis::from_seconds(60);
+
+fn template(uri: &str) -> Template {
+    let name = ServedName::parse("solar").unwrap();
+    Template {
+        model: ModelSource { uri: ModelUri::parse(uri).unwrap(), sha256: None },
+        names: ServedNames::new(vec![name]).unwrap(),
+        backend: Backend::Cpu,
+        engine: EngineLimits {
+            max_sequences: 8,
+            max_batch_tokens: 64,
+            max_context_tokens: None,
+            kv_cache: Bytes(1 << 30),
+            prefix_cache: PrefixCache::Tenant,
+        },
+        resources: Resources { threads: None, memory: Some(Bytes(10)) },
+    }
+}
+
+fn new_template() -> Template {
+    template("file:///models/new.gguf")
+}
+
+fn old_revision() -> Revision {
+    template("file:///models/old.gguf").revision()
+}
+
+fn wish(replicas: u32) -> Desired {
+    Desired {
+        name: DeploymentName::parse("default", "solar").unwrap(),
+        template: new_template(),
+        replicas: ReplicaCount(replicas),
+        drain: DRAIN,
+    }
+}
+
+fn ready(id: u32) -> Replica {
+    Replica {
+        id: ReplicaId(id),
+        revision: new_template().revision(),
+        phase: Phase::Ready,
+        drain_since: None,
+        has_served: true,
+        failures: Failures(0),
+    }
+}
+
+fn loading(id: u32) -> Replica {
+    Replica { phase: Phase::Loading, has_served: false, ..ready(id) }
+}
+
+fn crashed(id: u32, failures: u32, ago: u64) -> Replica {
+    let failure = WorkerFailure::Ended("signal 9".into());
+    let phase = Phase::Stopped { at: Moment(NOW.0 - ago), failure };
+    Replica { phase, failures: Failures(failures), ..ready(id) }
+}
+
+fn silent(id: u32, seconds: u64) -> Replica {
+    let since = Moment(NOW.0 - seconds * 1000);
+    Replica { phase: Phase::Silent { since }, ..ready(id) }
+}
+
+fn draining(replica: Replica, seconds: u64) -> Replica {
+    Replica { drain_since: Some(Moment(NOW.0 - seconds * 1000)), ..replica }
+}
+
+fn old(replica: Replica) -> Replica {
+    Replica { revision: old_revision(), ..replica }
+}
+
+fn seen(replicas: impl Into<Vec<Replica>>) -> Observed {
+    Observed { replicas: replicas.into(), memory_free: None }
+}
+
+/// What the plan does, as `+0` create, `~0` restart, `-0` drain, `x0` remove.
+fn story(plan: &Plan) -> String {
+    let word = |action: &Action| match action {
+        Action::Create(id) => format!("+{id}"),
+        Action::Restart(id) => format!("~{id}"),
+        Action::Drain(id) => format!("-{id}"),
+        Action::Remove(id) => format!("x{id}"),
+    };
+    plan.actions.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn check(fact: &str, wished: u32, replicas: impl Into<Vec<Replica>>, expected: &str) {
+    assert_eq!(story(&plan(&wish(wished), &seen(replicas), NOW)), expected, "{fact}");
+}
+
+#[test]
+fn scaling() {
+    check("nothing wished, nothing there", 0, [], "");
+    check("what is missing is made", 2, [], "+0 +1");
+    check("what is there stays", 2, [ready(0), ready(1)], "");
+    check("a free number is used again", 3, [ready(0), ready(2)], "+1");
+    check("one too many drains, the youngest first", 1, [ready(0), ready(1)], "-1");
+    check("but one that is not ready goes before it", 1, [loading(0), ready(1)], "x0");
+    check("to zero drains all", 0, [ready(0), ready(1)], "-0 -1");
+    check("one that drains counts no more", 1, [draining(ready(0), 1)], "+1");
+    check("and is removed when it stopped", 0, [draining(crashed(0, 0, 0), 1)], "x0");
+    check("or when its time is over", 0, [draining(ready(0), 65)], "x0");
+    check("not before", 0, [draining(ready(0), 64)], "");
+}
+
+#[test]
+fn restarting() {
+    check("a crash waits a quarter of a second", 1, [crashed(0, 1, 249)], "");
+    check("and is started again", 1, [crashed(0, 1, 250)], "~0");
+    check("the fourth time after two seconds", 1, [crashed(0, 4, 1999)], "");
+    check("not sooner", 1, [crashed(0, 4, 2000)], "~0");
+    check("one that is not wished any more is not", 0, [crashed(0, 1, 9999)], "x0");
+    check("a crashed one goes before a ready one", 1, [ready(1), crashed(0, 1, 9999)], "x0");
+    check("a silent one has half a minute", 1, [silent(0, 29)], "");
+    check("then it is started again", 1, [silent(0, 30)], "~0");
+}
+
+#[test]
+fn replacing() {
+    check("a successor is made beside the old one", 1, [old(ready(0))], "+1");
+    check("the old one serves on while it loads", 1, [old(ready(0)), loading(1)], "");
+    check("and drains once it is ready", 1, [old(ready(0)), ready(1)], "-0");
+    check("one at a time", 2, [old(ready(0)), old(ready(1))], "+2");
+    check(
+        "the first to go makes room for the next",
+        2,
+        [old(ready(0)), old(ready(1)), ready(2)],
+        "-1 +3",
+    );
+    check("the last one has to wait for its own", 2, [old(ready(0)), ready(2), loading(3)], "");
+    check("an old one that never answered goes at once", 1, [old(loading(0))], "x0 +1");
+    check(
+        "an old one that crashed is restarted meanwhile",
+        1,
+        [old(crashed(0, 1, 250)), loading(1)],
+        "~0",
+    );
+    check(
+        "a bad successor does not end the old one",
+        1,
+        [old(ready(0)), Replica { has_served: false, ..crashed(1, 9, 0) }],
+        "",
+    );
+    check(
+        "fewer and newer at once keeps one answering",
+        1,
+        [old(ready(0)), old(ready(1)), loading(2)],
+        "-1",
+    );
+}
+
+#[test]
+fn memory() {
+    let room = |free| Observed { replicas: vec![], memory_free: Some(Bytes(free)) };
+    let two = |free| plan(&wish(2), &room(free), NOW);
+    assert_eq!(story(&two(20)), "+0 +1", "both fit");
+    assert_eq!(story(&two(19)), "+0", "one fits");
+    assert_eq!(two(19).next_check, NextCheck::In(Millis(5000)), "the other is tried again");
+    assert_eq!(two(9).conditions[0].reason, Reason::InsufficientMemory, "and it is said");
+}
+
+#[test]
+fn next_checks() {
+    let next = |replicas: Vec<Replica>| plan(&wish(1), &seen(replicas), NOW).next_check;
+    assert_eq!(next(vec![ready(0)]), NextCheck::OnChange, "nothing to wait for");
+    assert_eq!(next(vec![crashed(0, 1, 100)]), NextCheck::In(Millis(150)), "the back-off");
+    assert_eq!(next(vec![silent(0, 10)]), NextCheck::In(Millis(20_000)), "the silence");
+    let both = vec![silent(0, 10), draining(ready(1), 64)];
+    assert_eq!(next(both), NextCheck::In(Millis(1000)), "whatever comes first");
+}
+
+/// The reasons of Ready, WorkersReady and WeightsAvailable, as one sentence.
+#[track_caller]
+fn check_status(fact: &str, wished: u32, replicas: impl Into<Vec<Replica>>, expected: &str) {
+    let plan = plan(&wish(wished), &seen(replicas), NOW);
+    let words = |condition: &Condition| format!("{:?} {:?}", condition.truth, condition.reason);
+    let all: Vec<_> = plan.conditions.iter().map(words).collect();
+    assert_eq!(all.join(", "), expected, "{fact}");
+}
+
+#[test]
+fn conditions() {
+    let fetching = Replica {
+        phase: Phase::Fetching { done: Bytes(1), total: None },
+        has_served: false,
+        ..ready(0)
+    };
+    let refused = |failure| {
+        let phase = Phase::Stopped { at: NOW, failure };
+        Replica { phase, has_served: false, failures: Failures(1), ..ready(0) }
+    };
+    let no_file = refused(WorkerFailure::Weights("no such file".into()));
+    let no_sense = refused(WorkerFailure::Config("unknown architecture \"x\"".into()));
+    check_status("all is well", 1, [ready(0)], "True Serving, True Serving, True WeightsLoaded");
+    check_status(
+        "nothing is wished",
+        0,
+        [],
+        "False ScaledToZero, False ScaledToZero, Unknown ScaledToZero",
+    );
+    check_status("a start", 1, [], "False Starting, False Starting, Unknown Fetching");
+    check_status("a fetch", 1, [fetching], "False Fetching, False Fetching, Unknown Fetching");
+    check_status("a load", 1, [loading(0)], "False Loading, False Loading, True WeightsLoaded");
+    check_status(
+        "no weights",
+        1,
+        [no_file],
+        "False WeightsMissing, False WeightsMissing, False WeightsMissing",
+    );
+    check_status(
+        "a refusal",
+        1,
+        [no_sense],
+        "False ConfigRefused, False ConfigRefused, Unknown Fetching",
+    );
+    check_status(
+        "a crash",
+        2,
+        [ready(0), crashed(1, 1, 0)],
+        "False BackingOff, False BackingOff, True WeightsLoaded",
+    );
+    check_status(
+        "an exchange",
+        1,
+        [old(ready(0)), silent(1, 0)],
+        "True Replacing, False Starting, Unknown Fetching",
+    );
+}
+
+fn phases() -> impl Strategy<Value = Phase> {
+    let failure = WorkerFailure::Ended("signal 9".into());
+    prop_oneof![
+        (0_u64..40).prop_map(|s| Phase::Silent { since: Moment(NOW.0 - s * 1000) }),
+        Just(Phase::Fetching { done: Bytes(0), total: None }),
+        Just(Phase::Loading),
+        Just(Phase::Ready),
+        (0_u64..40).prop_map(move |s| Phase::Stopped {
+            at: Moment(NOW.0 - s * 1000),
+            failure: failure.clone()
+        }),
+    ]
+}
+
+prop_compose! {
+    fn replica()(
+        is_new in any::<bool>(), phase in phases(), drained in any::<bool>(),
+        has_served in any::<bool>(), failures in 0_u32..12,
+    ) -> Replica {
+        let has_served = has_served || phase == Phase::Ready;
+        let drain_since = drained.then_some(Moment(NOW.0 - 1000));
+        let revision = if is_new { new_template().revision() } else { old_revision() };
+        let failures = Failures(failures);
+        Replica { id: ReplicaId(0), revision, phase, drain_since, has_served, failures }
+    }
+}
+
+prop_compose! {
+    fn fleets()(mut replicas in prop::collection::vec(replica(), 0..7)) -> Vec<Replica> {
+        for (id, replica) in (0..).zip(&mut replicas) {
+            replica.id = ReplicaId(id);
+        }
+        replicas
+    }
+}
+
+fn answering(replicas: &[Replica]) -> usize {
+    replicas.iter().filter(|replica| is_ready(replica) && replica.drain_since.is_none()).count()
+}
+
+/// Carries a plan out the way a world would.
+fn apply(replicas: &mut Vec<Replica>, actions: &[Action], now: Moment) {
+    for action in actions {
+        match *action {
+            Action::Create(id) => {
+                assert!(replicas.iter().all(|replica| replica.id != id), "{id} exists already");
+                replicas.push(Replica { phase: Phase::Loading, has_served: false, ..ready(id.0) });
+            }
+            Action::Remove(id) => replicas.retain(|replica| replica.id != id),
+            Action::Drain(id) => find(replicas, id).drain_since = Some(now),
+            Action::Restart(id) => find(replicas, id).phase = Phase::Loading,
+        }
+    }
+}
+
+fn find(replicas: &mut [Replica], id: ReplicaId) -> &mut Replica {
+    replicas.iter_mut().find(|replica| replica.id == id).expect("actions name what exists")
+}
+
+/// Lets time pass: what loads becomes ready, what drains stops.
+fn settle(replicas: &mut [Replica], now: Moment) {
+    for replica in replicas {
+        if replica.drain_since.is_some() {
+            let failure = WorkerFailure::Ended("exit code 0".into());
+            replica.phase = Phase::Stopped { at: now, failure };
+        } else if matches!(replica.phase, Phase::Loading | Phase::Fetching { .. }) {
+            replica.phase = Phase::Ready;
+            replica.has_served = true;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn as_many_answer_after_a_plan_as_before(replicas in fleets(), wished in 0_u32..5) {
+        let before = answering(&replicas);
+        let actions = plan(&wish(wished), &seen(replicas.clone()), NOW).actions;
+        let mut after = replicas;
+        apply(&mut after, &actions, NOW);
+        prop_assert!(answering(&after) >= before.min(wished as usize), "{actions:?}");
+    }
+
+    #[test]
+    fn a_plan_never_overshoots(replicas in fleets(), wished in 0_u32..5) {
+        let actions = plan(&wish(wished), &seen(replicas.clone()), NOW).actions;
+        let creates = actions.iter().any(|action| matches!(action, Action::Create(_)));
+        let mut after = replicas;
+        apply(&mut after, &actions, NOW);
+        let staying = after.iter().filter(|replica| replica.drain_since.is_none()).count();
+        prop_assert!(!creates || staying <= wished as usize + SURGE_REPLICAS);
+    }
+
+    #[test]
+    fn plans_converge(mut replicas in fleets(), wished in 0_u32..5) {
+        let mut now = NOW;
+        for _ in 0..30 {
+            let before = answering(&replicas);
+            let actions = plan(&wish(wished), &seen(replicas.clone()), now).actions;
+            apply(&mut replicas, &actions, now);
+            prop_assert!(answering(&replicas) >= before.min(wished as usize));
+            now = now.after(Millis::from_seconds(61));
+            settle(&mut replicas, now);
+        }
+        let last = plan(&wish(wished), &seen(replicas.clone()), now);
+        prop_assert_eq!(last.actions, vec![]);
+        prop_assert_eq!(last.next_check, NextCheck::OnChange);
+        prop_assert_eq!(answering(&replicas), wished as usize);
+        prop_assert!(replicas.iter().all(|replica| replica.revision == new_template().revision()));
+    }
+
+    #[test]
+    fn the_order_of_replicas_decides_nothing(mut replicas in fleets(), wished in 0_u32..5) {
+        let first = plan(&wish(wished), &seen(replicas.clone()), NOW);
+        replicas.reverse();
+        prop_assert_eq!(first, plan(&wish(wished), &seen(replicas), NOW));
+    }
+}

@@ -1,0 +1,136 @@
+//! What to say about a model deployment: its conditions, from what was wished and seen.
+
+use crate::deployment::Desired;
+use crate::observed::{Observed, Phase, Replica, WorkerFailure};
+use crate::units::Moment;
+use crate::{Condition, ConditionKind, Reason, Truth};
+
+/// One condition per kind, in the order Ready, WorkersReady, WeightsAvailable.
+pub(crate) fn conditions(
+    desired: &Desired,
+    observed: &Observed,
+    blocked: Option<Reason>,
+    now: Moment,
+) -> Vec<Condition> {
+    let seen = Seen::count(desired, observed, blocked);
+    let entries = [
+        (ConditionKind::Ready, seen.ready()),
+        (ConditionKind::WorkersReady, seen.workers_ready()),
+        (ConditionKind::WeightsAvailable, seen.weights_available()),
+    ];
+    entries
+        .into_iter()
+        .map(|(kind, (truth, reason, message))| Condition {
+            kind,
+            truth,
+            reason,
+            message,
+            since: now,
+        })
+        .collect()
+}
+
+type Finding = (Truth, Reason, String);
+
+/// What the conditions are made of.
+struct Seen<'a> {
+    wished: usize,
+    ready_current: usize,
+    ready_outdated: usize,
+    /// Current replicas that are not ready, the furthest along first.
+    coming: Vec<&'a Replica>,
+    blocked: Option<Reason>,
+}
+
+impl<'a> Seen<'a> {
+    fn count(desired: &Desired, observed: &'a Observed, blocked: Option<Reason>) -> Self {
+        let revision = desired.template.revision();
+        let staying = || observed.replicas.iter().filter(|replica| replica.drain_since.is_none());
+        let ready = |replica: &&Replica| matches!(replica.phase, Phase::Ready);
+        let current = |replica: &&Replica| replica.revision == revision;
+        let mut coming: Vec<_> = staying().filter(current).filter(|r| !ready(r)).collect();
+        coming.sort_by_key(|replica| replica.id);
+        Self {
+            wished: desired.replicas.0 as usize,
+            ready_current: staying().filter(current).filter(ready).count(),
+            ready_outdated: staying().filter(|r| !current(r)).filter(ready).count(),
+            coming,
+            blocked,
+        }
+    }
+
+    fn ready(&self) -> Finding {
+        let ready = self.ready_current + self.ready_outdated;
+        if self.wished > 0 && ready >= self.wished && self.ready_current < self.wished {
+            let (_, why, message) = self.waiting();
+            let reason = if why == Reason::Starting { Reason::Replacing } else { why };
+            return (Truth::True, reason, format!("serving from an older template; {message}"));
+        }
+        self.workers_ready()
+    }
+
+    fn workers_ready(&self) -> Finding {
+        if self.wished == 0 {
+            return (Truth::False, Reason::ScaledToZero, "no replica is wished".into());
+        }
+        if self.ready_current >= self.wished {
+            let message = format!("{} of {} replicas answer", self.wished, self.wished);
+            return (Truth::True, Reason::Serving, message);
+        }
+        self.waiting()
+    }
+
+    /// What the slowest step is: trouble before patience.
+    fn waiting(&self) -> Finding {
+        let answer = format!("{} of {} replicas answer", self.ready_current, self.wished);
+        let say = |reason, words: String| (Truth::False, reason, format!("{answer}; {words}"));
+        if let Some((replica, failure)) = self.failed() {
+            let reason = match failure {
+                WorkerFailure::Weights(_) => Reason::WeightsMissing,
+                WorkerFailure::Config(_) => Reason::ConfigRefused,
+                WorkerFailure::Ended(_) => Reason::BackingOff,
+            };
+            let words = format!(
+                "replica {} ended {} times and is started again after a wait: {failure}",
+                replica.id, replica.failures.0
+            );
+            return say(reason, words);
+        }
+        if let Some(reason) = self.blocked {
+            return say(reason, "the next one waits until its memory request is free".into());
+        }
+        match self.coming.first().map(|replica| (replica.id, &replica.phase)) {
+            Some((id, Phase::Fetching { .. })) => {
+                say(Reason::Fetching, format!("replica {id} is fetching weights"))
+            }
+            Some((id, Phase::Loading)) => {
+                say(Reason::Loading, format!("replica {id} is loading weights"))
+            }
+            Some((id, _)) => say(Reason::Starting, format!("replica {id} is starting")),
+            None => say(Reason::Starting, "more are about to start".into()),
+        }
+    }
+
+    fn failed(&self) -> Option<(&'a Replica, &'a WorkerFailure)> {
+        self.coming.iter().find_map(|replica| match &replica.phase {
+            Phase::Stopped { failure, .. } => Some((*replica, failure)),
+            _ => None,
+        })
+    }
+
+    fn weights_available(&self) -> Finding {
+        let loaded = |replica: &&Replica| matches!(replica.phase, Phase::Loading);
+        if self.ready_current > 0 || self.coming.iter().any(|replica| loaded(&replica)) {
+            return (Truth::True, Reason::WeightsLoaded, "the weights were accepted".into());
+        }
+        match self.failed() {
+            Some((_, WorkerFailure::Weights(words))) => {
+                (Truth::False, Reason::WeightsMissing, words.clone())
+            }
+            _ if self.wished == 0 => {
+                (Truth::Unknown, Reason::ScaledToZero, "nobody has asked for them".into())
+            }
+            _ => (Truth::Unknown, Reason::Fetching, "no replica has loaded them yet".into()),
+        }
+    }
+}
