@@ -138,7 +138,7 @@ mod tests {
                     Candidate { name, ready, draining, in_flight, failed_before: false }
                 })
                 .collect();
-            let chosen = |list: &[Candidate<'_>]| pick(list).chosen.map(|i| list[i].name.to_owned());
+            let chosen = |all: &[Candidate<'_>]| pick(all).chosen.map(|i| all[i].name.to_owned());
             let first = chosen(&candidates);
             let turn = turn.min(candidates.len());
             candidates.rotate_left(turn);
