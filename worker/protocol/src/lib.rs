@@ -1,1 +1,20 @@
 //! What gateway, operator and workers say to each other.
+//!
+//! - [`worker::v1`]: the gRPC between the control side and one member (`Status`, `Drain`).
+//! - [`openai`]: requests as clients send them, read strictly, and the answers and errors they
+//!   get. Gateway and worker refuse with the same words because both refuse through here.
+//! - [`Snapshot`]: which models exist and where, as the control side tells the gateway.
+
+pub mod openai;
+mod snapshot;
+
+pub use snapshot::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
+
+/// The gRPC of a member.
+pub mod worker {
+    /// Version 1, generated from `proto/naru/worker/v1/worker.proto`.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
+    pub mod v1 {
+        tonic::include_proto!("naru.worker.v1");
+    }
+}
