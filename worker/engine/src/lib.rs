@@ -1,10 +1,13 @@
 //! The inference engine: deterministic given weights, requests and seed.
 
+mod detokenize;
 mod engine;
 mod event;
 mod kv;
 mod request;
 mod sampling;
+mod schedule;
+mod stop;
 
 pub use engine::{
     Batch, ConfigError, Engine, EngineConfig, EngineStats, Forward, PrefixCache, Span, Vocabulary,

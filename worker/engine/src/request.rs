@@ -79,7 +79,7 @@ pub enum Refusal {
     /// The model has no such token.
     #[error("token {token} is outside the vocabulary of {vocab_size}")]
     TokenOutsideVocabulary {
-        /// The offending prompt or stop token.
+        /// The offending prompt token.
         token: u32,
         /// Tokens the model knows.
         vocab_size: usize,

@@ -102,7 +102,6 @@ impl Sampling {
 }
 
 /// Whether `count` likeliest tokens may be listed. Errors: more than `LOGPROBS_MAX`.
-#[expect(dead_code)]
 pub(crate) fn check_logprobs(param: &'static str, count: Option<u32>) -> Result<(), SamplingError> {
     match count {
         Some(count) if count > LOGPROBS_MAX => {

@@ -1,0 +1,68 @@
+//! What a request changes in the logits before anything is drawn. Each change touches few tokens.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Sampling;
+
+/// Which tokens a sequence has seen, as far as penalties need to know.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    prompt: HashSet<u32>,
+    /// Occurrences of each output token.
+    output: HashMap<u32, u32>,
+    tracked: bool,
+}
+
+impl History {
+    /// The history of a prompt with no output yet; remembers nothing if no penalty asks for it.
+    pub(crate) fn new(prompt: &[u32], sampling: &Sampling) -> Self {
+        let repetition = sampling.repetition_penalty != 1.0;
+        let tracked =
+            repetition || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
+        let prompt = if repetition { prompt.iter().copied().collect() } else { HashSet::new() };
+        Self { prompt, output: HashMap::new(), tracked }
+    }
+
+    /// Counts an output token.
+    pub(crate) fn push(&mut self, token: u32) {
+        if self.tracked {
+            *self.output.entry(token).or_default() += 1;
+        }
+    }
+}
+
+/// Whether `apply` would change anything.
+pub(super) fn is_needed(sampling: &Sampling, history: &History, masked: &[u32]) -> bool {
+    history.tracked || !sampling.logit_bias.is_empty() || !masked.is_empty()
+}
+
+/// Applies bias, penalties and masks to a row of logits, in this order. Tokens outside the row are
+/// ignored.
+pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, history: &History, masked: &[u32]) {
+    for &(token, bias) in &sampling.logit_bias {
+        change(logits, token, |logit| logit + bias);
+    }
+    let repetition = sampling.repetition_penalty;
+    if repetition != 1.0 {
+        let unprompted = history.output.keys().filter(|token| !history.prompt.contains(token));
+        for &token in history.prompt.iter().chain(unprompted) {
+            change(logits, token, |logit| match logit > 0.0 {
+                true => logit / repetition,
+                false => logit * repetition,
+            });
+        }
+    }
+    for (&token, &count) in &history.output {
+        let penalty = sampling.frequency_penalty * count as f32 + sampling.presence_penalty;
+        change(logits, token, |logit| logit - penalty);
+    }
+    for &token in masked {
+        change(logits, token, |_| f32::NEG_INFINITY);
+    }
+}
+
+fn change(logits: &mut [f32], token: u32, to: impl FnOnce(f32) -> f32) {
+    if let Some(logit) = logits.get_mut(token as usize) {
+        *logit = to(*logit);
+    }
+}
