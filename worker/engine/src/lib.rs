@@ -1,18 +1,36 @@
 //! The inference engine: deterministic given weights, requests and seed.
 
+mod config;
+mod decoder;
 mod detokenize;
 mod engine;
 mod event;
+mod gguf;
 mod kv;
+mod model;
 mod request;
 mod sampling;
 mod schedule;
 mod stop;
+mod weights;
 
+pub use config::{
+    AttentionConfig, ConfigReadError, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers,
+    NormConfig, NormKind, NormPlacement, QkNorm, Rope, RopeScaling,
+};
+pub use decoder::{
+    Collective, CollectiveError, Decoder, LoadError, LoadProgress, LocalDecoder, Shard, ShardError,
+    SingleRank, StepError,
+};
 pub use engine::{
     Batch, ConfigError, Engine, EngineConfig, EngineStats, Forward, PrefixCache, Span, Vocabulary,
 };
 pub use event::{Event, FinishReason, StopReason, TokenLogprobs, TokenOutput, Usage};
+pub use gguf::{
+    Array, GgufError, GgufFile, Metadata, Strings, TensorInfo, TensorType, Value, ValueType,
+};
 pub use kv::KV_BLOCK_TOKENS;
+pub use model::{GenerationDefaults, ModelFiles, OpenError, TokenizerSource};
 pub use request::{Limits, Refusal, Request, RequestId, StopRules, WAITING_CHOICES_MAX};
 pub use sampling::{CHOICES_MAX, LOGPROBS_MAX, Sampling, SamplingError};
+pub use weights::WeightError;

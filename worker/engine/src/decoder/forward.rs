@@ -1,0 +1,187 @@
+//! Forward: one step of the decoder over a batch of tokens.
+
+use naru_kernels::{
+    Activations, AttentionSpan, ComputePool, KV_BLOCK_TOKENS, KvPool, KvSlot, MatrixView,
+    ShapeError, embed_row,
+};
+
+use super::step::Step;
+use super::{Collective, Decoder, StepError};
+use crate::engine::{Batch, Span};
+
+/// Below so many values a pass over rows is over before another thread would have woken.
+const PARALLEL_VALUES_MIN: usize = 1 << 13;
+
+/// Names the op in an error.
+pub(super) fn op(op: &'static str) -> impl Fn(ShapeError) -> StepError {
+    move |source| StepError::Op { op, source }
+}
+
+pub(super) fn forward<'a>(
+    decoder: &'a mut Decoder,
+    batch: &Batch,
+    kv: &mut KvPool,
+    collective: &mut dyn Collective,
+) -> Result<&'a [f32], StepError> {
+    check(batch, kv)?;
+    let Decoder { config, shard, cut, pool, embedding, layers, head, ropes, scratch } = decoder;
+    let tokens = batch.tokens.len();
+    scratch.logits.clear();
+    if tokens == 0 {
+        return Ok(&scratch.logits);
+    }
+    scratch.place(batch);
+    ropes.fill(&scratch.positions);
+    scratch.stream.resize(tokens * config.hidden, 0.0);
+    match embedding {
+        Some(embedding) => {
+            let table = embedding.table.view().map_err(op("embedding"))?;
+            let rows = &mut scratch.stream;
+            embed(&table, batch, config.multipliers.embedding, pool, rows)?;
+        }
+        None => collective.receive_from_stage_before(&mut scratch.stream)?,
+    }
+    let mut step = Step {
+        config,
+        pool,
+        cut,
+        tokens,
+        ranks: shard.tensor_ranks,
+        spans: spans(batch),
+        collective,
+        scratch,
+    };
+    for (index, layer) in layers.iter().enumerate() {
+        step.attention(layer, layer.rope.map(|rope| ropes.get(rope)), index, kv)?;
+        step.feed_forward(layer)?;
+    }
+    match head {
+        Some(head) => step.logits(head, &batch.logit_rows)?,
+        None => step.send_to_next_stage()?,
+    }
+    Ok(&scratch.logits)
+}
+
+/// Whether the parts of `batch` fit together and into `kv`.
+fn check(batch: &Batch, kv: &KvPool) -> Result<(), StepError> {
+    let wrong = |reason: String| Err(StepError::Batch { reason });
+    let mut next = 0;
+    for (index, span) in batch.spans.iter().enumerate() {
+        if span.tokens.start != next || span.tokens.end < next {
+            return wrong(format!("span {index} has tokens {:?} after {next}", span.tokens));
+        }
+        next = span.tokens.end;
+        let end = span.position.saturating_add(span.tokens.len());
+        if end.div_ceil(KV_BLOCK_TOKENS) > span.blocks.len() {
+            let blocks = span.blocks.len();
+            return wrong(format!("span {index} ends at position {end} with {blocks} blocks"));
+        }
+        let held = kv.layout().blocks;
+        if let Some(block) = span.blocks.iter().find(|block| **block as usize >= held) {
+            return wrong(format!("span {index} names block {block} of {held}"));
+        }
+    }
+    if next != batch.tokens.len() {
+        return wrong(format!("{} tokens in spans that end at {next}", batch.tokens.len()));
+    }
+    match batch.logit_rows.iter().find(|row| **row >= next) {
+        Some(row) => wrong(format!("logits of row {row} of {next}")),
+        None => Ok(()),
+    }
+}
+
+fn spans(batch: &Batch) -> Vec<AttentionSpan<'_>> {
+    let spans = batch.spans.iter();
+    spans
+        .map(|Span { tokens, position, blocks }| AttentionSpan {
+            rows: tokens.clone(),
+            position: *position,
+            blocks,
+        })
+        .collect()
+}
+
+fn embed(
+    table: &MatrixView<'_>,
+    batch: &Batch,
+    multiplier: f32,
+    pool: &ComputePool,
+    out: &mut [f32],
+) -> Result<(), StepError> {
+    let vocabulary = table.rows();
+    let unknown = batch.tokens.iter().position(|token| *token as usize >= vocabulary);
+    if let Some(place) = unknown {
+        return Err(StepError::Token { token: batch.tokens[place], place, vocabulary });
+    }
+    rows(pool, out, table.columns(), &|row, out| {
+        embed_row(table, batch.tokens[row] as usize, out)
+            .expect("the token and the row's length were checked");
+        scale(out, multiplier);
+    });
+    Ok(())
+}
+
+pub(super) fn scale(values: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        values.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+/// Calls `row` with each row of `values`, on all threads when there is enough to do.
+pub(super) fn rows(
+    pool: &ComputePool,
+    values: &mut [f32],
+    width: usize,
+    row: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
+    if values.len() >= PARALLEL_VALUES_MIN {
+        return pool.run_rows(values, width, row);
+    }
+    values.chunks_exact_mut(width).enumerate().for_each(|(index, values)| row(index, values));
+}
+
+/// Buffers of a step, kept between steps so that a steady state allocates nothing.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Hidden states between blocks, `[tokens, hidden]`.
+    pub(super) stream: Vec<f32>,
+    /// What a block reads, `[tokens, hidden]`.
+    pub(super) normed: Activations,
+    /// A block's first projection: queries, keys and values under each other, or gate and up.
+    pub(super) projected: Vec<f32>,
+    /// `[tokens, heads, head_dim]`.
+    pub(super) queries: Vec<f32>,
+    /// `[tokens, kv_heads, head_dim]`.
+    pub(super) keys: Vec<f32>,
+    /// `[tokens, kv_heads, head_dim]`.
+    pub(super) values: Vec<f32>,
+    /// What attention returns, `[tokens, heads, head_dim]`.
+    pub(super) attended: Vec<f32>,
+    /// What a block's last projection, or the head, reads.
+    pub(super) block_input: Activations,
+    /// What a block returns where it is not added to the stream at once, `[tokens, hidden]`.
+    pub(super) block: Vec<f32>,
+    /// The same, normed and scaled.
+    pub(super) block_normed: Vec<f32>,
+    positions: Vec<usize>,
+    pub(super) slots: Vec<KvSlot>,
+    /// Logits of all ranks, one rank after the other.
+    pub(super) gathered: Vec<f32>,
+    /// `[logit_rows, vocabulary]`.
+    pub(super) logits: Vec<f32>,
+}
+
+impl Scratch {
+    /// Where each token of `batch` stands in its sequence, and where its keys and values go.
+    fn place(&mut self, batch: &Batch) {
+        self.positions.clear();
+        self.slots.clear();
+        for span in &batch.spans {
+            for position in span.position..span.position + span.tokens.len() {
+                let block = span.blocks[position / KV_BLOCK_TOKENS];
+                self.positions.push(position);
+                self.slots.push(KvSlot { block, slot: position % KV_BLOCK_TOKENS });
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Load: a shard's weights, from the mapped files into the kernels' layout.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use naru_kernels::{ComputePool, MatrixView, PackedMatrix, ShapeError};
+use thiserror::Error;
+
+use super::Decoder;
+use super::forward::Scratch;
+use super::layer::{Embedding, Head, Layer, Norm, Projection};
+use super::positions::RopeTables;
+use super::shard::{Cut, Shard, ShardError};
+use crate::config::{
+    LayerRole, ModelConfig, ModelRole, NameTable, NormKind, NormPlacement, QkNorm,
+};
+use crate::model::ModelFiles;
+use crate::weights::{MappedMatrix, Tensors, WeightError};
+
+/// How far a load has come. Bytes are those of the tensors in the files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Laid out so far.
+    pub bytes_done: u64,
+    /// To be laid out in all.
+    pub bytes_total: u64,
+}
+
+/// A model that could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The model cannot be cut as asked.
+    #[error("cutting the model")]
+    Shard(#[source] ShardError),
+    /// A tensor cannot be used.
+    #[error("loading the weights")]
+    Weight(#[source] WeightError),
+}
+
+pub(super) fn load(
+    files: &ModelFiles,
+    shard: Shard,
+    pool: Arc<ComputePool>,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Decoder, LoadError> {
+    let config = files.config();
+    let cut = shard.cut(config).map_err(LoadError::Shard)?;
+    let mut ropes = RopeTables::new();
+    let loader = Loader {
+        tensors: files.tensors(),
+        names: files.family().names,
+        config,
+        shard: &shard,
+        cut: &cut,
+        pool: &pool,
+    };
+    let mut done = LoadProgress { bytes_done: 0, bytes_total: loader.bytes_total() };
+    progress(done);
+    let layers = shard.layers.clone().map(|index| {
+        let layer = loader.layer(index, &mut ropes)?;
+        done.bytes_done += loader.layer_bytes(index);
+        progress(done);
+        Ok(layer)
+    });
+    let layers = layers.collect::<Result<_, _>>().map_err(LoadError::Weight)?;
+    let embedding = shard.first_stage.then(|| loader.embedding()).transpose();
+    let head = shard.last_stage.then(|| loader.head()).transpose();
+    let (embedding, head) =
+        (embedding.map_err(LoadError::Weight)?, head.map_err(LoadError::Weight)?);
+    done.bytes_done = done.bytes_total;
+    progress(done);
+    Ok(Decoder {
+        config: config.clone(),
+        scratch: Scratch::default(),
+        pool,
+        embedding,
+        layers,
+        head,
+        ropes,
+        cut,
+        shard,
+    })
+}
+
+/// A role that a family's name table does not have is a missing tensor of the role's name.
+fn missing(role: impl std::fmt::Debug) -> WeightError {
+    WeightError::Missing { name: format!("{role:?}") }
+}
+
+struct Loader<'a> {
+    tensors: &'a Tensors,
+    names: &'static NameTable,
+    config: &'a ModelConfig,
+    shard: &'a Shard,
+    cut: &'a Cut,
+    pool: &'a ComputePool,
+}
+
+/// A matrix to be packed: its name, its whole shape, and the part of it that is wanted.
+struct Part {
+    name: String,
+    rows: usize,
+    columns: usize,
+    wanted_rows: Range<usize>,
+    wanted_columns: Range<usize>,
+}
+
+impl Loader<'_> {
+    fn layer(&self, layer: usize, ropes: &mut RopeTables) -> Result<Layer, WeightError> {
+        let of_layer = &self.config.layers[layer];
+        let placement = self.config.norm.placement;
+        let before = !matches!(placement, NormPlacement::Post);
+        let after = matches!(placement, NormPlacement::Post | NormPlacement::Sandwich);
+        let two = !matches!(placement, NormPlacement::Parallel);
+        let norm =
+            |wanted: bool, role| wanted.then(|| self.norm(&self.name(role, layer)?)).transpose();
+        Ok(Layer {
+            attention_norm: norm(before, LayerRole::AttentionNorm)?,
+            input: self.attention_input(layer)?,
+            query_norm: self.head_norm(LayerRole::QueryNorm, layer)?,
+            key_norm: self.head_norm(LayerRole::KeyNorm, layer)?,
+            rope: of_layer.rope.as_ref().map(|rope| ropes.index(rope, self.config)),
+            window: of_layer.window,
+            output: self.attention_output(layer)?,
+            attention_post_norm: norm(after, LayerRole::AttentionPostNorm)?,
+            feed_forward_norm: norm(before && two, LayerRole::FeedForwardNorm)?,
+            up: self.up(layer)?,
+            down: self.down(layer)?,
+            feed_forward_post_norm: norm(after, LayerRole::FeedForwardPostNorm)?,
+        })
+    }
+
+    fn attention_input(&self, layer: usize) -> Result<Projection, WeightError> {
+        let (attention, hidden) = (&self.config.attention, self.config.hidden);
+        let dim = attention.head_dim;
+        let part = |role, heads: usize, held: &Range<usize>| {
+            Ok(Part {
+                name: self.name(role, layer)?,
+                rows: heads * dim,
+                columns: hidden,
+                wanted_rows: held.start * dim..held.end * dim,
+                wanted_columns: 0..hidden,
+            })
+        };
+        let parts = [
+            part(LayerRole::Query, attention.heads, &self.cut.heads)?,
+            part(LayerRole::Key, attention.kv_heads, &self.cut.kv_heads)?,
+            part(LayerRole::Value, attention.kv_heads, &self.cut.kv_heads)?,
+        ];
+        self.projection(&parts, attention.input_bias)
+    }
+
+    fn attention_output(&self, layer: usize) -> Result<Projection, WeightError> {
+        let (attention, hidden) = (&self.config.attention, self.config.hidden);
+        let dim = attention.head_dim;
+        let part = Part {
+            name: self.name(LayerRole::AttentionOutput, layer)?,
+            rows: hidden,
+            columns: attention.heads * dim,
+            wanted_rows: 0..hidden,
+            wanted_columns: self.cut.heads.start * dim..self.cut.heads.end * dim,
+        };
+        self.projection(&[part], attention.output_bias && self.adds_bias_of_sum())
+    }
+
+    fn up(&self, layer: usize) -> Result<Projection, WeightError> {
+        let hidden = self.config.hidden;
+        let roles: &[LayerRole] = if self.config.feed_forward.gated {
+            &[LayerRole::Gate, LayerRole::Up]
+        } else {
+            &[LayerRole::Up]
+        };
+        let part = |role: &LayerRole| {
+            Ok(Part {
+                name: self.name(*role, layer)?,
+                rows: self.config.feed_forward.width,
+                columns: hidden,
+                wanted_rows: self.cut.width.clone(),
+                wanted_columns: 0..hidden,
+            })
+        };
+        let parts: Vec<Part> = roles.iter().map(part).collect::<Result<_, _>>()?;
+        self.projection(&parts, self.config.feed_forward.bias)
+    }
+
+    fn down(&self, layer: usize) -> Result<Projection, WeightError> {
+        let part = Part {
+            name: self.name(LayerRole::Down, layer)?,
+            rows: self.config.hidden,
+            columns: self.config.feed_forward.width,
+            wanted_rows: 0..self.config.hidden,
+            wanted_columns: self.cut.width.clone(),
+        };
+        self.projection(&[part], self.config.feed_forward.bias && self.adds_bias_of_sum())
+    }
+
+    /// The ranks' partial products are summed: one of them adds the bias.
+    fn adds_bias_of_sum(&self) -> bool {
+        self.shard.tensor_rank == 0
+    }
+
+    fn embedding(&self) -> Result<Embedding, WeightError> {
+        Ok(Embedding { table: self.vocabulary_matrix(ModelRole::Embedding)?.1 })
+    }
+
+    fn head(&self) -> Result<Head, WeightError> {
+        let tied = self.config.tied_embeddings;
+        let role = if tied { ModelRole::Embedding } else { ModelRole::Output };
+        let (name, matrix) = self.vocabulary_matrix(role)?;
+        let failed = |source| WeightError::Layout { name: name.clone(), source };
+        let view = matrix.view().and_then(|v| v.slice_rows(self.cut.vocabulary.clone()));
+        let view = view.map_err(failed)?;
+        let weight = PackedMatrix::pack(&view, self.pool).map_err(failed)?;
+        let norm = self.names.of_model(ModelRole::OutputNorm);
+        let norm = self.norm(&norm.ok_or_else(|| missing(ModelRole::OutputNorm))?)?;
+        Ok(Head { norm, weight })
+    }
+
+    fn vocabulary_matrix(&self, role: ModelRole) -> Result<(String, MappedMatrix), WeightError> {
+        let name = self.names.of_model(role).ok_or_else(|| missing(role))?;
+        let name = format!("{name}.weight");
+        let (rows, columns) = (self.config.vocabulary, self.config.hidden);
+        let matrix = self.tensors.matrix(&name, rows, columns)?;
+        Ok((name, matrix))
+    }
+
+    fn name(&self, role: LayerRole, layer: usize) -> Result<String, WeightError> {
+        self.names.of_layer(role, layer).ok_or_else(|| missing(role))
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm, WeightError> {
+        let (kind, hidden) = (self.config.norm.kind, self.config.hidden);
+        let weight = self.tensors.vector(&format!("{name}.weight"), hidden)?;
+        let bias = (kind == NormKind::Layer)
+            .then(|| self.tensors.vector(&format!("{name}.bias"), hidden))
+            .transpose()?;
+        Ok(Norm { kind, epsilon: self.config.norm.epsilon, weight, bias })
+    }
+
+    fn head_norm(&self, role: LayerRole, layer: usize) -> Result<Option<Norm>, WeightError> {
+        if self.config.attention.qk_norm == QkNorm::None {
+            return Ok(None);
+        }
+        let name = format!("{}.weight", self.name(role, layer)?);
+        let weight = self.tensors.vector(&name, self.config.attention.head_dim)?;
+        // A layer norm of heads has no bias in any known checkpoint.
+        let (kind, epsilon) = (self.config.norm.kind, self.config.norm.epsilon);
+        Ok(Some(Norm { kind, epsilon, weight, bias: None }))
+    }
+
+    /// Packs `parts` under each other, with their biases when there are any.
+    fn projection(&self, parts: &[Part], with_bias: bool) -> Result<Projection, WeightError> {
+        let open = |part: &Part| {
+            self.tensors.matrix(&format!("{}.weight", part.name), part.rows, part.columns)
+        };
+        let matrices: Vec<MappedMatrix> = parts.iter().map(open).collect::<Result<_, _>>()?;
+        let mut views = Vec::with_capacity(parts.len());
+        for (part, matrix) in parts.iter().zip(&matrices) {
+            views.push(cut_view(part, matrix).map_err(|source| layout(part, source))?);
+        }
+        let weight = PackedMatrix::pack_stacked(&views, self.pool);
+        let weight = weight.map_err(|source| layout(&parts[0], source))?;
+        let mut bias = Vec::new();
+        for part in parts.iter().filter(|_| with_bias) {
+            let whole = self.tensors.vector(&format!("{}.bias", part.name), part.rows)?;
+            bias.extend_from_slice(&whole[part.wanted_rows.clone()]);
+        }
+        Ok(Projection { weight, bias: with_bias.then_some(bias) })
+    }
+
+    fn bytes_total(&self) -> u64 {
+        let layers: u64 = self.shard.layers.clone().map(|layer| self.layer_bytes(layer)).sum();
+        let (first, last) = (self.shard.first_stage, self.shard.last_stage);
+        let whole = [
+            (ModelRole::Embedding, first || (last && self.config.tied_embeddings)),
+            (ModelRole::Output, last),
+            (ModelRole::OutputNorm, last),
+        ];
+        let names = whole.into_iter().filter(|(_, held)| *held);
+        let names = names.filter_map(|(role, _)| self.names.of_model(role));
+        layers + names.map(|name| self.tensors.bytes_of(&name)).sum::<u64>()
+    }
+
+    fn layer_bytes(&self, layer: usize) -> u64 {
+        let names =
+            self.names.layer.iter().filter_map(|(role, _)| self.names.of_layer(*role, layer));
+        names.map(|name| self.tensors.bytes_of(&name)).sum()
+    }
+}
+
+fn layout(part: &Part, source: ShapeError) -> WeightError {
+    WeightError::Layout { name: format!("{}.weight", part.name), source }
+}
+
+fn cut_view<'a>(part: &Part, matrix: &'a MappedMatrix) -> Result<MatrixView<'a>, ShapeError> {
+    let rows = matrix.view()?.slice_rows(part.wanted_rows.clone())?;
+    if part.wanted_columns == (0..part.columns) {
+        return Ok(rows);
+    }
+    rows.slice_columns(part.wanted_columns.clone())
+}

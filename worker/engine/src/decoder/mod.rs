@@ -1,0 +1,138 @@
+//! Decoder: tokens to logits, for the part of a model that one rank holds.
+//!
+//! ```text
+//! embed ─ [ norm ─ q k v ─ rope ─ KV write ─ attention ─ output ─ Σ ranks ─ norm ─ gate up ─ down ─ Σ ranks ] × layers ─ norm ─ head
+//! ```
+//!
+//! Which of these blocks a model has, and where its norms stand, is data ([`ModelConfig`]). Where
+//! the ranks of a replica must agree the decoder calls a [`Collective`]; one rank has
+//! [`SingleRank`], where nothing happens.
+
+mod collective;
+mod forward;
+mod layer;
+mod load;
+mod local;
+mod positions;
+mod shard;
+mod step;
+
+use std::sync::Arc;
+
+use naru_kernels::{ComputePool, KvLayout, KvPool, ShapeError};
+use thiserror::Error;
+
+pub use collective::{Collective, CollectiveError, SingleRank};
+pub use load::{LoadError, LoadProgress};
+pub use local::LocalDecoder;
+pub use shard::{Shard, ShardError};
+
+use crate::config::ModelConfig;
+use crate::engine::Batch;
+use crate::model::ModelFiles;
+use forward::Scratch;
+use layer::{Embedding, Head, Layer};
+use positions::RopeTables;
+use shard::Cut;
+
+/// The part of a model that one rank holds, ready to compute.
+pub struct Decoder {
+    config: ModelConfig,
+    shard: Shard,
+    pool: Arc<ComputePool>,
+    cut: Cut,
+    embedding: Option<Embedding>,
+    layers: Vec<Layer>,
+    head: Option<Head>,
+    ropes: RopeTables,
+    scratch: Scratch,
+}
+
+impl Decoder {
+    /// Lays out the weights of `shard` for this processor, on all threads of `pool`; `progress` is
+    /// told after each layer. Errors: a shard that the model cannot be cut into, a tensor that is
+    /// missing or has another shape or format.
+    pub fn load(
+        files: &ModelFiles,
+        shard: Shard,
+        pool: Arc<ComputePool>,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, LoadError> {
+        load::load(files, shard, pool, progress)
+    }
+
+    /// Computes `batch`, writes keys and values of each token into its span's blocks, and returns
+    /// logits `[logit_rows, vocabulary]`; on a stage that is not the last, none. A row's bits
+    /// depend on the tokens of its own sequence alone. Errors: a batch that cannot be, or the other
+    /// ranks are gone; the tokens of the batch then count as not computed.
+    pub fn forward(
+        &mut self,
+        batch: &Batch,
+        kv: &mut KvPool,
+        collective: &mut dyn Collective,
+    ) -> Result<&[f32], StepError> {
+        forward::forward(self, batch, kv, collective)
+    }
+
+    /// An empty pool of `blocks` blocks for this rank's layers and heads. Errors: no memory for it.
+    pub fn new_kv_pool(&self, blocks: usize) -> Result<KvPool, ShapeError> {
+        KvPool::new(self.kv_layout(blocks))
+    }
+
+    /// Bytes that one block of keys and values takes on this rank.
+    pub fn kv_bytes_per_block(&self) -> usize {
+        self.kv_layout(1).bytes_per_block()
+    }
+
+    /// The whole model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The part of it that is here.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    fn kv_layout(&self, blocks: usize) -> KvLayout {
+        KvLayout {
+            layers: self.layers.len(),
+            kv_heads: self.cut.kv_heads.len(),
+            head_dim: self.config.attention.head_dim,
+            blocks,
+        }
+    }
+}
+
+/// A step that could not be computed.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// A token id that the embedding table has no row for.
+    #[error("token {token} at place {place} of the batch: the vocabulary has {vocabulary}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Where it is in the batch.
+        place: usize,
+        /// Rows of the embedding table.
+        vocabulary: usize,
+    },
+    /// Spans, rows or block tables that do not fit together.
+    #[error("the batch cannot be: {reason}")]
+    Batch {
+        /// What does not fit.
+        reason: String,
+    },
+    /// An op refused its operands.
+    #[error("computing {op}")]
+    Op {
+        /// The step of the decoder.
+        op: &'static str,
+        /// What does not fit.
+        #[source]
+        source: ShapeError,
+    },
+    /// The ranks did not come together.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+}

@@ -1,0 +1,227 @@
+//! One step's way through the blocks of a layer, and through the head.
+
+use naru_kernels::{
+    Activations, AttentionShape, AttentionSpan, ComputePool, KvPool, MatmulOutput, ShapeError, add,
+    add_to_rows, attention, gate, matmul, softcap,
+};
+
+use super::forward::{Scratch, op, rows, scale};
+use super::layer::{Head, Layer, Norm, Projection};
+use super::positions::RopeTable;
+use super::shard::Cut;
+use super::{Collective, StepError};
+use crate::config::ModelConfig;
+
+/// One step on its way through the layers.
+pub(super) struct Step<'a> {
+    pub(super) config: &'a ModelConfig,
+    pub(super) pool: &'a ComputePool,
+    /// What this rank holds of each layer.
+    pub(super) cut: &'a Cut,
+    pub(super) tokens: usize,
+    /// Tensor ranks that share each block.
+    pub(super) ranks: usize,
+    pub(super) spans: Vec<AttentionSpan<'a>>,
+    pub(super) collective: &'a mut dyn Collective,
+    pub(super) scratch: &'a mut Scratch,
+}
+
+impl Step<'_> {
+    /// Attention of layer `index` of this rank: from the stream, into the stream.
+    pub(super) fn attention(
+        &mut self,
+        layer: &Layer,
+        table: Option<&RopeTable>,
+        index: usize,
+        kv: &mut KvPool,
+    ) -> Result<(), StepError> {
+        self.read_stream(layer.attention_norm.as_ref());
+        let (pool, s) = (self.pool, &mut *self.scratch);
+        project(pool, &layer.input, &s.normed, &mut s.projected)
+            .map_err(op("queries, keys and values"))?;
+        self.part_heads(layer, table);
+        let s = &mut *self.scratch;
+        kv.write(index, &s.slots, &s.keys, &s.values).map_err(op("the keys and values"))?;
+        let attends = &self.config.attention;
+        let shape = AttentionShape {
+            heads: self.cut.heads.len(),
+            kv_heads: self.cut.kv_heads.len(),
+            head_dim: attends.head_dim,
+            scale: attends.scale,
+            window: layer.window,
+            softcap: attends.softcap,
+        };
+        s.attended.resize(s.queries.len(), 0.0);
+        kv.layer(index)
+            .and_then(|kv| attention(pool, &shape, &s.queries, kv, &self.spans, &mut s.attended))
+            .and_then(|()| {
+                let width = attends.head_dim * self.cut.heads.len();
+                s.block_input.copy_from(pool, width, &s.attended)
+            })
+            .map_err(op("attention"))?;
+        self.add_block(&layer.output, layer.attention_post_norm.as_ref())
+    }
+
+    /// The feed-forward block of a layer: from the stream, into the stream. Without a norm of its
+    /// own in front it reads what attention read.
+    pub(super) fn feed_forward(&mut self, layer: &Layer) -> Result<(), StepError> {
+        let reads_stream = layer.feed_forward_norm.is_some() || layer.attention_norm.is_none();
+        if reads_stream {
+            self.read_stream(layer.feed_forward_norm.as_ref());
+        }
+        let (pool, s) = (self.pool, &mut *self.scratch);
+        project(pool, &layer.up, &s.normed, &mut s.projected).map_err(op("gate and up"))?;
+        let (width, kind) = (self.cut.width.len(), self.config.feed_forward.activation);
+        let gated = self.config.feed_forward.gated;
+        let projected = &s.projected;
+        s.block_input.fill(pool, self.tokens, width, &|row, out| {
+            let row_width = if gated { 2 * width } else { width };
+            let (first, second) = projected[row * row_width..][..row_width].split_at(width);
+            gate(pool.cpu(), kind, first, gated.then_some(second), out)
+                .expect("both halves have the row's width");
+        });
+        self.add_block(&layer.down, layer.feed_forward_post_norm.as_ref())
+    }
+
+    /// Logits of `logit_rows`, of the whole vocabulary on every rank.
+    pub(super) fn logits(&mut self, head: &Head, logit_rows: &[usize]) -> Result<(), StepError> {
+        let (pool, count, s) = (self.pool, logit_rows.len(), &mut *self.scratch);
+        let (hidden, vocabulary) = (self.config.hidden, self.config.vocabulary);
+        let stream = &s.stream;
+        s.block_input.fill(pool, count, hidden, &|row, out| {
+            let x = &stream[logit_rows[row] * hidden..][..hidden];
+            head.norm.each(pool.cpu(), x, out);
+        });
+        s.logits.resize(count * vocabulary, 0.0);
+        if count == 0 {
+            return Ok(());
+        }
+        let (x, set) = (&s.block_input, MatmulOutput::Set);
+        if self.ranks == 1 {
+            matmul(pool, &head.weight, x, set, &mut s.logits).map_err(op("logits"))?;
+        } else {
+            self.gather_logits(head, count)?;
+        }
+        let (factor, cap) = (self.config.multipliers.logit, self.config.final_softcap);
+        if factor != 1.0 || cap.is_some() {
+            rows(pool, &mut self.scratch.logits, vocabulary, &|_, row| {
+                scale(row, factor);
+                cap.into_iter().for_each(|cap| softcap(row, cap));
+            });
+        }
+        Ok(())
+    }
+
+    /// Each rank computes its rows of the vocabulary; parts are of equal length on the wire.
+    fn gather_logits(&mut self, head: &Head, count: usize) -> Result<(), StepError> {
+        let (s, part, held) = (&mut *self.scratch, self.cut.vocabulary_part, head.weight.rows());
+        s.projected.resize(count * held, 0.0);
+        matmul(self.pool, &head.weight, &s.block_input, MatmulOutput::Set, &mut s.projected)
+            .map_err(op("logits"))?;
+        s.block.clear();
+        s.block.resize(count * part, 0.0);
+        for row in 0..count {
+            s.block[row * part..][..held].copy_from_slice(&s.projected[row * held..][..held]);
+        }
+        s.gathered.resize(count * part * self.ranks, 0.0);
+        self.collective.all_gather(&s.block, &mut s.gathered)?;
+        let vocabulary = self.config.vocabulary;
+        for (rank, of_rank) in s.gathered.chunks_exact(count * part).enumerate() {
+            let start = (rank * part).min(vocabulary);
+            let end = (start + part).min(vocabulary);
+            for (row, values) in of_rank.chunks_exact(part).enumerate() {
+                let out = &mut s.logits[row * vocabulary..][..vocabulary];
+                out[start..end].copy_from_slice(&values[..end - start]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the stream to the next stage.
+    pub(super) fn send_to_next_stage(&mut self) -> Result<(), StepError> {
+        Ok(self.collective.send_to_next_stage(&self.scratch.stream)?)
+    }
+
+    /// Makes the stream, normed if there is a norm, the input of a block.
+    fn read_stream(&mut self, norm: Option<&Norm>) {
+        let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
+        let stream = &s.stream;
+        s.normed.fill(pool, self.tokens, hidden, &|row, out| {
+            let x = &stream[row * hidden..][..hidden];
+            match norm {
+                Some(norm) => norm.each(pool.cpu(), x, out),
+                None => out.copy_from_slice(x),
+            }
+        });
+    }
+
+    /// Parts queries, keys and values; norms and turns queries and keys.
+    fn part_heads(&mut self, layer: &Layer, table: Option<&RopeTable>) {
+        let (pool, dim, s) = (self.pool, self.config.attention.head_dim, &mut *self.scratch);
+        let query_width = self.cut.heads.len() * dim;
+        let kv_width = self.cut.kv_heads.len() * dim;
+        let row_width = query_width + 2 * kv_width;
+        let (projected, tokens) = (&s.projected, self.tokens);
+        let part = |out: &mut Vec<f32>,
+                    first: usize,
+                    width: usize,
+                    norm: Option<&Norm>,
+                    table: Option<&RopeTable>| {
+            out.resize(tokens * width, 0.0);
+            rows(pool, out, width, &|row, out| {
+                let heads = &projected[row * row_width + first..][..width];
+                match norm {
+                    Some(norm) => norm.each(pool.cpu(), heads, out),
+                    None => out.copy_from_slice(heads),
+                }
+                table.into_iter().for_each(|table| table.turn(row, out));
+            });
+        };
+        part(&mut s.queries, 0, query_width, layer.query_norm.as_ref(), table);
+        part(&mut s.keys, query_width, kv_width, layer.key_norm.as_ref(), table);
+        part(&mut s.values, query_width + kv_width, kv_width, None, None);
+    }
+
+    /// Projects the block's result back to the stream's width and adds it there.
+    fn add_block(&mut self, projection: &Projection, norm: Option<&Norm>) -> Result<(), StepError> {
+        let failed = op("the sum of a block");
+        let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
+        let factor = self.config.multipliers.residual;
+        let Projection { weight, bias } = projection;
+        if self.ranks == 1 && norm.is_none() && factor == 1.0 {
+            matmul(pool, weight, &s.block_input, MatmulOutput::Add, &mut s.stream)
+                .map_err(&failed)?;
+            return match bias {
+                Some(bias) => add_to_rows(&mut s.stream, bias).map_err(failed),
+                None => Ok(()),
+            };
+        }
+        project(pool, projection, &s.block_input, &mut s.block).map_err(&failed)?;
+        if self.ranks > 1 {
+            self.collective.all_reduce_sum(&mut s.block)?;
+        }
+        let block = &s.block;
+        s.block_normed.resize(block.len(), 0.0);
+        rows(pool, &mut s.block_normed, hidden, &|row, out| {
+            let x = &block[row * hidden..][..hidden];
+            match norm {
+                Some(norm) => norm.each(pool.cpu(), x, out),
+                None => out.copy_from_slice(x),
+            }
+            scale(out, factor);
+        });
+        add(&mut s.stream, &s.block_normed).map_err(failed)
+    }
+}
+
+/// `out` = `x` through `projection`, its bias added.
+fn project(
+    pool: &ComputePool,
+    projection: &Projection,
+    x: &Activations,
+    out: &mut Vec<f32>,
+) -> Result<(), ShapeError> {
+    out.resize(x.tokens() * projection.weight.rows(), 0.0);
+    matmul(pool, &projection.weight, x, MatmulOutput::Set, out)?;
+    projection.bias.as_ref().map_or(Ok(()), |bias| add_to_rows(out, bias))
+}

@@ -1,0 +1,187 @@
+//! Weights: named tensors in mapped files, whichever format the files have.
+
+mod map;
+mod safetensors;
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use naru_kernels::{DType, MatrixView, ShapeError, dequantise};
+use thiserror::Error;
+
+pub(crate) use map::MappedFile;
+pub(crate) use safetensors::open_directory;
+
+use crate::gguf::TensorInfo;
+
+/// Tensors by name, in one or several mapped files.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    files: Vec<Arc<MappedFile>>,
+    entries: HashMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: usize,
+    dtype: Option<DType>,
+    format: String,
+    /// Outermost first.
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+/// A matrix in a mapped file, kept apart from the borrow of a view.
+#[derive(Clone, Debug)]
+pub(crate) struct MappedMatrix {
+    file: Arc<MappedFile>,
+    dtype: DType,
+    rows: usize,
+    columns: usize,
+    bytes: Range<usize>,
+}
+
+impl MappedMatrix {
+    /// The matrix where the file has it.
+    pub(crate) fn view(&self) -> Result<MatrixView<'_>, ShapeError> {
+        let bytes = &self.file.bytes()[self.bytes.clone()];
+        MatrixView::new(self.dtype, self.rows, self.columns, bytes)
+    }
+}
+
+impl Tensors {
+    /// The tensors of a GGUF file.
+    pub(crate) fn of_gguf(file: Arc<MappedFile>, tensors: &[TensorInfo]) -> Self {
+        let entry = |tensor: &TensorInfo| Entry {
+            file: 0,
+            dtype: tensor.format.dtype(),
+            format: tensor.format.name().to_owned(),
+            shape: tensor.shape.clone(),
+            bytes: tensor.bytes.clone(),
+        };
+        let entries = tensors.iter().map(|tensor| (tensor.name.clone(), entry(tensor))).collect();
+        Self { files: vec![file], entries }
+    }
+
+    /// Whether there is a tensor `name`.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// The shape of tensor `name`, outermost dimension first.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Bytes of all tensors.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.entries.values().map(|entry| entry.bytes.len() as u64).sum()
+    }
+
+    /// Bytes of the weight and the bias called `name`.
+    pub(crate) fn bytes_of(&self, name: &str) -> u64 {
+        let bytes =
+            |part| self.entries.get(&format!("{name}.{part}")).map(|e| e.bytes.len() as u64);
+        ["weight", "bias"].into_iter().filter_map(bytes).sum()
+    }
+
+    /// Matrix `name`. Errors: no such tensor, another shape, or a format that is not computed on.
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<MappedMatrix, WeightError> {
+        let (entry, dtype) = self.checked(name, &[rows, columns])?;
+        let file = Arc::clone(&self.files[entry.file]);
+        Ok(MappedMatrix { file, dtype, rows, columns, bytes: entry.bytes.clone() })
+    }
+
+    /// Vector `name` as floats. Errors: as [`matrix`](Self::matrix).
+    pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, WeightError> {
+        let (entry, dtype) = self.checked(name, &[length])?;
+        let bytes = &self.files[entry.file].bytes()[entry.bytes.clone()];
+        let mut values = vec![0.0; length];
+        let failed = |source| WeightError::Layout { name: name.to_owned(), source };
+        dequantise(dtype, bytes, &mut values).map_err(failed)?;
+        Ok(values)
+    }
+
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<(&Entry, DType), WeightError> {
+        let owned = || name.to_owned();
+        let entry = self.entries.get(name).ok_or_else(|| WeightError::Missing { name: owned() })?;
+        if entry.shape != shape {
+            let (expected, found) = (shape.to_vec(), entry.shape.clone());
+            return Err(WeightError::Shape { name: owned(), expected, found });
+        }
+        let unsupported = || WeightError::Format { name: owned(), format: entry.format.clone() };
+        Ok((entry, entry.dtype.ok_or_else(unsupported)?))
+    }
+}
+
+/// A tensor that cannot be used, or files that do not hold what they should.
+#[derive(Debug, Error)]
+pub enum WeightError {
+    /// No tensor of that name.
+    #[error("tensor {name} is missing")]
+    Missing {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor of another shape than the configuration asks for.
+    #[error("tensor {name} has shape {found:?}, where the configuration asks for {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// What the configuration asks for, outermost dimension first.
+        expected: Vec<usize>,
+        /// What the file has.
+        found: Vec<usize>,
+    },
+    /// A format that is known by name only.
+    #[error("tensor {name} is stored as {format}, which is not computed on")]
+    Format {
+        /// The tensor.
+        name: String,
+        /// Its format.
+        format: String,
+    },
+    /// A tensor that the kernels cannot lay out, or not cut for this shard.
+    #[error("tensor {name}")]
+    Layout {
+        /// The tensor.
+        name: String,
+        /// What does not fit.
+        #[source]
+        source: ShapeError,
+    },
+    /// A file could not be mapped.
+    #[error("opening {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is no sound safetensors file.
+    #[error("reading {path}")]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ::safetensors::SafeTensorError,
+    },
+    /// An index of shards that does not agree with them.
+    #[error("{path}: {reason}")]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
