@@ -1,0 +1,70 @@
+# What naru does for a newcomer and for a developer. `make help` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help up test check bench soak fuzz models fixtures clients
+
+CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
+
+# In CI every run is a fresh clone: what it builds is kept in the cache directory, so that the next run is warm.
+# On your own machine it is where cargo puts it, in ./target.
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+endif
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+export PYTHONDONTWRITEBYTECODE := 1
+PYTEST := -p no:cacheprovider -q --durations=5
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+up: ## build naru, fetch the demo model, start it on 127.0.0.1:8080, ask it one question; Ctrl-C ends it
+	@tests/prerequisites.sh
+	@python=$$(tests/python.sh fetch) && "$$python" tests/models/fetch.py smollm2
+	@cargo build --release -p naru -p naru-worker
+	@python3 tests/up.py $(TARGET)/release/naru
+
+models: ## fetch the models that the tests run, once, into the cache directory
+	@tests/prerequisites.sh
+	@python=$$(tests/python.sh fetch) && "$$python" tests/models/fetch.py
+
+check: ## the inner loop: format, lints, unit tests
+	@tests/prerequisites.sh fmt clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --lib --bins
+
+test: models ## everything that proves the product; what CI runs
+	@tests/prerequisites.sh fmt clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo build --workspace --bins
+	cargo test --workspace
+	tests/fuzz/run.sh 20
+	@python=$$(tests/python.sh tests tests/requirements.txt) && \
+	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
+
+clients: models ## only the tests that talk to running processes; PYTEST="-k name" picks some
+	cargo build --workspace --bins
+	@python=$$(tests/python.sh tests tests/requirements.txt) && \
+	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
+
+soak: models ## five minutes of 64 streams with random cancellations; afterwards nothing may be left
+	cargo build --release -p naru -p naru-worker
+	@python=$$(tests/python.sh tests tests/requirements.txt) && \
+	NARU_BINARIES=$(TARGET)/release NARU_SOAK_SECONDS=300 "$$python" -m pytest $(PYTEST) -s tests/processes/test_soak.py
+
+fuzz: ## fuzz each target for ten minutes
+	@tests/prerequisites.sh
+	tests/fuzz/run.sh 3600
+
+bench: models ## naru beside llama.cpp on this machine; docs/benchmarks/cpu.md says how it is measured
+	cargo build --release -p naru-worker
+	@python=$$(tests/python.sh peer tests/peers/requirements.txt) && \
+	"$$python" tests/peers/bench_cpu.py $(TARGET)/release/naru-worker
+
+fixtures: models ## ask llama.cpp again for what tests/tests/peer.rs expects (rarely needed)
+	@python=$$(tests/python.sh peer tests/peers/requirements.txt) && \
+	"$$python" tests/peers/make_fixture.py $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf tests/peers/fixtures/smollm2.jsonl.gz && \
+	"$$python" tests/peers/make_fixture.py $(CACHE)/models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf tests/peers/fixtures/qwen2.5-coder.jsonl.gz
