@@ -229,7 +229,7 @@ fn metadata() -> Metadata {
 
 fn rule(package: &Package) -> &'static Rule {
     let name = package.name.as_str();
-    RULES.iter().find(|rule| rule.name == name).unwrap_or_else(|| panic!("{name} has no rule"))
+    RULES.iter().find(|rule| rule.name == name).expect("a rule for each crate")
 }
 
 /// Every crate that `package` is built with, each with how it came in: itself included, what only
