@@ -12,6 +12,8 @@ mod request;
 mod sampling;
 mod schedule;
 mod stop;
+mod template;
+mod tokenizer;
 mod weights;
 
 pub use config::{
@@ -22,6 +24,7 @@ pub use decoder::{
     Collective, CollectiveError, Decoder, LoadError, LoadProgress, LocalDecoder, Shard, ShardError,
     SingleRank, StepError,
 };
+pub use detokenize::{Detokenizer, HELD_BYTES_MAX};
 pub use engine::{
     Batch, ConfigError, Engine, EngineConfig, EngineStats, Forward, PrefixCache, Span, Vocabulary,
 };
@@ -33,4 +36,8 @@ pub use kv::KV_BLOCK_TOKENS;
 pub use model::{GenerationDefaults, ModelFiles, OpenError, TokenizerSource};
 pub use request::{Limits, Refusal, Request, RequestId, StopRules, WAITING_CHOICES_MAX};
 pub use sampling::{CHOICES_MAX, LOGPROBS_MAX, Sampling, SamplingError};
+pub use template::{ChatInput, ChatTemplate, TemplateError, UnixSeconds};
+pub use tokenizer::{
+    EncodeOptions, GgufVocabulary, TokenKind, Tokenizer, TokenizerError, TokenizerFiles,
+};
 pub use weights::WeightError;
