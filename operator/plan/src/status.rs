@@ -119,8 +119,8 @@ impl<'a> Seen<'a> {
     }
 
     fn weights_available(&self) -> Finding {
-        let loaded = |replica: &&Replica| matches!(replica.phase, Phase::Loading);
-        if self.ready_current > 0 || self.coming.iter().any(|replica| loaded(&replica)) {
+        let loads = |replica: &&Replica| matches!(replica.phase, Phase::Loading);
+        if self.ready_current > 0 || self.coming.iter().any(loads) {
             return (Truth::True, Reason::WeightsLoaded, "the weights were accepted".into());
         }
         match self.failed() {

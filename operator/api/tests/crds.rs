@@ -1,0 +1,23 @@
+//! The committed definitions are the generated ones.
+
+use std::path::Path;
+
+/// A last-applied annotation of `kubectl apply` must hold each one.
+const CRD_BYTES_MAX: usize = 40_000;
+const COMMAND: &str = "UPDATE=1 cargo test -p naru-api";
+
+#[test]
+fn crds_are_up_to_date() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crds");
+    for (file, crd) in naru_api::FILES.iter().zip(naru_api::crds()) {
+        let generated = naru_api::to_yaml(&crd);
+        assert!(generated.len() < CRD_BYTES_MAX, "{file} has {} bytes", generated.len());
+        assert!(!generated.contains("uint"), "{file} has a format the API server does not know");
+        let path = folder.join(file);
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &generated).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == generated, "crds/{file} is out of date; run: {COMMAND}");
+    }
+}
