@@ -37,7 +37,5 @@ pub use model::{GenerationDefaults, ModelFiles, OpenError, TokenizerSource};
 pub use request::{Limits, Refusal, Request, RequestId, StopRules, WAITING_CHOICES_MAX};
 pub use sampling::{CHOICES_MAX, LOGPROBS_MAX, Sampling, SamplingError};
 pub use template::{ChatInput, ChatTemplate, TemplateError, UnixSeconds};
-pub use tokenizer::{
-    EncodeOptions, GgufVocabulary, TokenKind, Tokenizer, TokenizerError, TokenizerFiles,
-};
+pub use tokenizer::{EncodeOptions, GgufVocabulary, TokenKind, Tokenizer, TokenizerError};
 pub use weights::WeightError;

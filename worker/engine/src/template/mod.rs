@@ -5,6 +5,7 @@
 //! not trusted: it reads nothing but its variables, does a bounded amount of work and writes a
 //! bounded amount of text.
 
+mod checkpoint;
 mod conversation;
 mod date;
 mod environment;

@@ -1,5 +1,7 @@
 use std::error::Error;
 
+use crate::gguf::GgufError;
+
 /// Why a checkpoint's tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -19,6 +21,30 @@ pub enum TokenizerError {
         /// What it may say.
         known: String,
     },
+    /// An entry of the file's metadata is of the wrong type.
+    #[error("reading the vocabulary of the GGUF file")]
+    Metadata {
+        /// Which, and what it is instead.
+        #[source]
+        source: GgufError,
+    },
+    /// An entry of the file's metadata is not there.
+    #[error("the GGUF file has no `{key}`")]
+    Missing {
+        /// The entry.
+        key: &'static str,
+    },
+    /// A token or merge is not UTF-8.
+    #[error("entry {index} of `{key}` is not UTF-8")]
+    NoText {
+        /// The list.
+        key: &'static str,
+        /// The place in it.
+        index: usize,
+    },
+    /// A token type is no small number.
+    #[error("`tokenizer.ggml.token_type` is not a list of type numbers")]
+    TokenTypeCode,
     /// There is not one type for each token.
     #[error("the vocabulary has {tokens} tokens but {types} token types")]
     TokenTypes {

@@ -9,19 +9,6 @@ use tokenizers::{ModelWrapper, Tokenizer as Pipeline};
 use super::table::TokenTable;
 use super::{EncodeOptions, TokenKind, TokenizerError, byte_alphabet};
 
-/// The files that say how a safetensors checkpoint reads and writes text.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TokenizerFiles<'a> {
-    /// `tokenizer.json`.
-    pub tokenizer: &'a [u8],
-    /// `tokenizer_config.json`: the begin and end tokens, and whether they are added.
-    pub tokenizer_config: Option<&'a Value>,
-    /// `generation_config.json`: every end-of-generation id.
-    pub generation_config: Option<&'a Value>,
-    /// `config.json`: the same, in older checkpoints.
-    pub config: Option<&'a Value>,
-}
-
 /// What [`JsonEncoder::read`] makes of the files.
 pub(super) struct Read {
     pub(super) encoder: JsonEncoder,
@@ -61,43 +48,32 @@ fn unsupported(what: impl Into<String>) -> TokenizerError {
 }
 
 impl JsonEncoder {
-    /// Reads the files. Errors: no JSON, or not a tokenizer's; a model that is neither BPE nor
-    /// Unigram; a special token that is not in the vocabulary.
-    pub(super) fn read(files: &TokenizerFiles<'_>) -> Result<Read, TokenizerError> {
-        let mut pipeline = Pipeline::from_bytes(files.tokenizer)
-            .map_err(|source| TokenizerError::Json { source })?;
+    /// Reads `tokenizer.json` and `tokenizer_config.json`. Errors: no JSON, or not a tokenizer's; a
+    /// model that is neither BPE nor Unigram; a decoder that does not work token by token.
+    pub(super) fn read(json: &[u8], config: Option<&Value>) -> Result<Read, TokenizerError> {
+        let mut pipeline =
+            Pipeline::from_bytes(json).map_err(|source| TokenizerError::Json { source })?;
         pipeline.with_padding(None);
         pipeline.with_truncation(None).map_err(|source| TokenizerError::Json { source })?;
         check_model(&pipeline)?;
         let spelling = Spelling::of(&pipeline)?;
         let table = table(&pipeline, &spelling)?;
         let named = |name: &str| {
-            let token = files.tokenizer_config.and_then(|config| config.get(name));
+            let token = config.and_then(|config| config.get(name));
             let text = token.and_then(|token| token.as_str().or(token.get("content")?.as_str()));
-            text.and_then(|text| pipeline.token_to_id(text))
+            text.and_then(|text| table.id(text.as_bytes()))
         };
-        let bos = named("bos_token").map_or_else(|| declared(files, "bos_token_id"), |id| vec![id]);
-        let mut eos: Vec<u32> = named("eos_token").into_iter().collect();
-        for id in declared(files, "eos_token_id") {
-            if !eos.contains(&id) {
-                eos.push(id);
-            }
-        }
-        for (key, ids) in [("bos_token_id", &bos), ("eos_token_id", &eos)] {
-            if let Some(&id) = ids.iter().find(|&&id| id as usize >= table.len()) {
-                return Err(TokenizerError::SpecialId { key, id, tokens: table.len() });
-            }
-        }
+        let (bos, eos) = (named("bos_token"), named("eos_token"));
         let strips_leading_space = spelling.strips_leading_space;
-        let asked = |key| files.tokenizer_config.and_then(|config| config.get(key)?.as_bool());
+        let asked = |key| config.and_then(|config| config.get(key)?.as_bool());
         let (add_bos, add_eos) = (asked("add_bos_token"), asked("add_eos_token"));
         let post_processes = add_bos.is_none() && add_eos.is_none();
         let plain = OnceLock::new();
         Ok(Read {
             encoder: Self { pipeline, plain, post_processes, strips_leading_space },
             table,
-            bos: bos.first().copied(),
-            eos,
+            bos,
+            eos: eos.into_iter().collect(),
             add_bos: add_bos.unwrap_or(false),
             add_eos: add_eos.unwrap_or(false),
         })
@@ -125,18 +101,6 @@ impl JsonEncoder {
             text.remove(0);
         }
     }
-}
-
-/// The ids under `key` in the generation configuration, else in the model's own.
-fn declared(files: &TokenizerFiles<'_>, key: &str) -> Vec<u32> {
-    let ids = |config: &Value| {
-        let ids = match config.get(key)? {
-            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
-            id => vec![id.as_u64()?],
-        };
-        Some(ids.into_iter().map(|id| u32::try_from(id).unwrap_or(u32::MAX)).collect())
-    };
-    files.generation_config.and_then(ids).or_else(|| files.config.and_then(ids)).unwrap_or_default()
 }
 
 /// Only models that give ids to every text, and always the same, are run.

@@ -25,6 +25,10 @@ struct Candidate(u64);
 impl Candidate {
     const NONE: Self = Self(u64::MAX);
 
+    fn rank(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     fn merged(self) -> u32 {
         self.0 as u32
     }
@@ -116,36 +120,42 @@ impl Merges {
     }
 
     fn apply_with_heap(&self, symbols: &mut Vec<u32>) {
-        let count = symbols.len();
+        let end = u32::try_from(symbols.len()).expect("a word is shorter than 4 GiB");
         // A doubly linked list over the symbols: merging unlinks the right one.
-        let mut next: Vec<usize> = (1..=count).collect();
-        let mut previous: Vec<usize> = (0..count).map(|at| at.wrapping_sub(1)).collect();
-        let mut heap = BinaryHeap::with_capacity(count);
-        let propose = |heap: &mut BinaryHeap<_>, symbols: &[u32], left: usize, right: usize| {
-            let candidate = self.candidate(symbols[left], symbols[right]);
+        let mut next: Vec<u32> = (1..=end).collect();
+        let mut previous: Vec<u32> = (0..end).map(|at| at.wrapping_sub(1)).collect();
+        // Proposals, as rank above and place of the left symbol below.
+        let mut heap = BinaryHeap::with_capacity(symbols.len());
+        let propose = |heap: &mut BinaryHeap<_>, symbols: &[u32], left: u32, right: u32| {
+            let candidate = self.candidate(symbols[left as usize], symbols[right as usize]);
             if candidate != Candidate::NONE {
-                heap.push(Reverse((candidate, left, right)));
+                heap.push(Reverse((u64::from(candidate.rank()) << 32) | u64::from(left)));
             }
         };
-        for left in 0..count - 1 {
-            propose(&mut heap, symbols, left, left + 1);
+        for right in 1..end {
+            propose(&mut heap, symbols, right - 1, right);
         }
-        while let Some(Reverse((candidate, left, right))) = heap.pop() {
-            // Symbols only grow, so a proposal still stands if its pair still gives the same.
-            let linked = symbols[left] != NONE && next[left] == right;
-            if !linked || self.candidate(symbols[left], symbols[right]) != candidate {
+        while let Some(Reverse(proposal)) = heap.pop() {
+            let (rank, left) = ((proposal >> 32) as u32, proposal as u32);
+            let right = next[left as usize];
+            if symbols[left as usize] == NONE || right == end {
                 continue;
             }
-            symbols[left] = candidate.merged();
-            symbols[right] = NONE;
-            let after = next[right];
-            next[left] = after;
-            if after < count {
-                previous[after] = left;
+            // A rank belongs to one pair, so the proposal stands if the pair here now has it.
+            let candidate = self.candidate(symbols[left as usize], symbols[right as usize]);
+            if candidate == Candidate::NONE || candidate.rank() != rank {
+                continue;
+            }
+            symbols[left as usize] = candidate.merged();
+            symbols[right as usize] = NONE;
+            let after = next[right as usize];
+            next[left as usize] = after;
+            if after != end {
+                previous[after as usize] = left;
                 propose(&mut heap, symbols, left, after);
             }
             if left > 0 {
-                propose(&mut heap, symbols, previous[left], left);
+                propose(&mut heap, symbols, previous[left as usize], left);
             }
         }
         symbols.retain(|&symbol| symbol != NONE);

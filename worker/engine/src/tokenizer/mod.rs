@@ -12,6 +12,7 @@ mod byte_alphabet;
 mod byte_pairs;
 mod end_of_generation;
 mod error;
+mod gguf;
 mod json;
 mod merges;
 mod special;
@@ -23,9 +24,9 @@ mod words;
 mod tests;
 
 pub use error::TokenizerError;
-pub use json::TokenizerFiles;
 pub use vocabulary::{GgufVocabulary, TokenKind};
 
+use crate::model::{ModelFiles, TokenizerSource};
 use byte_pairs::BytePairs;
 use json::JsonEncoder;
 use table::TokenTable;
@@ -71,6 +72,21 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
+    /// The tokenizer of an opened checkpoint, wherever it has it. Errors: as [`Self::from_gguf`] and
+    /// [`Self::from_json`].
+    pub fn of_model(model: &ModelFiles) -> Result<Self, TokenizerError> {
+        let mut tokenizer = match model.tokenizer() {
+            TokenizerSource::Gguf(file) => Self::from_gguf(&file)?,
+            TokenizerSource::Json { tokenizer, config } => Self::from_json(tokenizer, config)?,
+        };
+        for &id in &model.generation().eos_ids {
+            if (id as usize) < tokenizer.vocab_size() && !tokenizer.eos.contains(&id) {
+                tokenizer.eos.push(id);
+            }
+        }
+        Ok(tokenizer)
+    }
+
     /// The tokenizer of a GGUF file's `tokenizer.ggml.*` entries.
     ///
     /// Errors: a model or pre-tokenizer that is not known (named, with the known ones), tables
@@ -89,11 +105,16 @@ impl Tokenizer {
         })
     }
 
-    /// The tokenizer of a safetensors checkpoint, as its `tokenizer.json` has it.
+    /// The tokenizer of a safetensors checkpoint: the bytes of its `tokenizer.json`, and what its
+    /// `tokenizer_config.json` holds (the begin and end tokens, and whether they are added).
     ///
     /// Errors: a file that is no tokenizer, or one of a kind that is not supported (named).
-    pub fn from_json(files: &TokenizerFiles<'_>) -> Result<Self, TokenizerError> {
-        let json::Read { encoder, table, bos, eos, add_bos, add_eos } = JsonEncoder::read(files)?;
+    pub fn from_json(
+        tokenizer: &[u8],
+        config: Option<&serde_json::Value>,
+    ) -> Result<Self, TokenizerError> {
+        let json::Read { encoder, table, bos, eos, add_bos, add_eos } =
+            JsonEncoder::read(tokenizer, config)?;
         Ok(Self { table, encoder: Encoder::Json(Box::new(encoder)), bos, eos, add_bos, add_eos })
     }
 
