@@ -21,7 +21,6 @@ mod matrix;
 mod ops;
 mod pool;
 mod shape;
-mod simd;
 
 pub use cpu::{Cpu, CpuLevel};
 pub use dtype::DType;

@@ -175,7 +175,6 @@ fn promises_that_are_not_kept_yet() {
     for (fields, param) in [
         (r#", "suffix": "x""#, "suffix"),
         (r#", "best_of": 3"#, "best_of"),
-        (r#", "echo": true, "logprobs": 1"#, "echo"),
         (r#", "prompt_embeds": "x""#, "prompt_embeds"),
     ] {
         let read = CompletionRequest::read(completion(fields).as_bytes());

@@ -12,8 +12,6 @@ mod parameters;
 mod random;
 mod row;
 mod select;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use adjust::History;
 pub(crate) use draw::{Draw, Sampler};

@@ -103,9 +103,6 @@ impl CompletionRequest {
             let message = format!("`logprobs` must be within 0..={LOGPROBS_MAX}");
             return Err(ApiError::invalid_value("logprobs", message));
         }
-        if echo && fields.logprobs.is_some() {
-            return Err(ApiError::unsupported("echo", "not together with `logprobs`"));
-        }
         if fields.best_of.is_some_and(|best_of| best_of != sampling.n) {
             return Err(ApiError::unsupported("best_of", "only the value of `n` is"));
         }

@@ -49,12 +49,11 @@ pub enum Content {
 }
 
 impl Content {
-    /// The text in one piece; parts are joined by a line break, as templates for strings expect.
-    pub fn flat(&self) -> String {
+    fn for_template(&self) -> Value {
         match self {
-            Self::Text(text) => text.clone(),
+            Self::Text(text) => text.clone().into(),
             Self::Parts(parts) => {
-                parts.iter().map(|part| part.0.as_str()).collect::<Vec<_>>().join("\n")
+                parts.iter().map(|part| json!({"type": "text", "text": part.0})).collect()
             }
         }
     }
@@ -78,11 +77,11 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message as a chat template sees it, with its content as one string.
+    /// The message as a chat template gets it.
     pub fn for_template(&self) -> Value {
         let mut out = Map::new();
         out.insert("role".into(), self.role.as_str().into());
-        let content = self.content.as_ref().map_or(Value::Null, |content| content.flat().into());
+        let content = self.content.as_ref().map_or(Value::Null, Content::for_template);
         out.insert("content".into(), content);
         let texts = [
             ("name", &self.name),

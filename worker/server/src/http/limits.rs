@@ -1,0 +1,71 @@
+//! What a client may cost before anybody looks at what it wants.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use naru_protocol::openai::ApiError;
+use tokio::time::timeout;
+
+/// Time for the head of a request to arrive, and for a kept connection to be idle.
+pub(super) const HEAD_SECONDS_MAX: u64 = 30;
+/// Time for a body to arrive.
+const BODY_SECONDS_MAX: u64 = 30;
+/// Largest head of a request.
+pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Connections at one time; more wait in the listen queue.
+pub(super) const CONNECTIONS_MAX: usize = 4096;
+/// After a body was refused, how much more of it is read and thrown away so that the client, still
+/// sending, gets to read the answer.
+const DISCARDED_BYTES_MAX: u64 = 256 << 20;
+const DISCARDED_SECONDS_MAX: u64 = 10;
+
+/// Reads a whole body. Errors: 413 as soon as it is known to be too large, 408 when it is too
+/// slow, 400 when the client breaks off.
+pub(super) async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, ApiError> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|bytes: u64| bytes > bytes_max as u64) {
+        discard(body.into_data_stream());
+        return Err(ApiError::body_too_large(bytes_max));
+    }
+    let read = collect(body, bytes_max);
+    match timeout(Duration::from_secs(BODY_SECONDS_MAX), read).await {
+        Ok(result) => result,
+        Err(_) => Err(ApiError::body_too_slow(BODY_SECONDS_MAX)),
+    }
+}
+
+async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    let mut stream = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|_| ApiError::invalid_json("the request body broke off"))?;
+        if whole.len() + part.len() > bytes_max {
+            discard(stream);
+            return Err(ApiError::body_too_large(bytes_max));
+        }
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.freeze())
+}
+
+/// Goes on reading in the background: closing now would reset the connection and the client would
+/// never see the refusal.
+fn discard(mut stream: axum::body::BodyDataStream) {
+    tokio::spawn(timeout(Duration::from_secs(DISCARDED_SECONDS_MAX), async move {
+        let mut bytes = 0u64;
+        while let Some(Ok(part)) = stream.next().await {
+            bytes += part.len() as u64;
+            if bytes > DISCARDED_BYTES_MAX {
+                return;
+            }
+        }
+    }));
+}

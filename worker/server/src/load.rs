@@ -1,0 +1,163 @@
+//! From weights on disk to a model that answers, on the engine's own thread.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use naru_engine::{
+    Decoder, Engine, EngineConfig, KV_BLOCK_TOKENS, LocalDecoder, ModelFiles, PrefixCache, Shard,
+};
+use naru_kernels::{ComputePool, Cpu, CpuLevel};
+
+use crate::args::{Args, PrefixCacheArg};
+use crate::drive::{Drive, Loop};
+use crate::member::{Bytes, Defaults, Member, Phase, Served};
+use crate::text;
+use crate::weights::Progress;
+
+/// The bounds that the command line gives to the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct EngineSettings {
+    pub(crate) threads: NonZeroUsize,
+    pub(crate) cpu: Cpu,
+    pub(crate) max_sequences: usize,
+    pub(crate) max_batch_tokens: usize,
+    pub(crate) max_context_tokens: Option<usize>,
+    pub(crate) kv_cache_bytes: u64,
+    pub(crate) prefix_cache: PrefixCache,
+}
+
+impl EngineSettings {
+    /// Reads them from the command line. Errors: values that exclude each other.
+    pub(crate) fn new(args: &Args, cpu_level: Option<&str>) -> anyhow::Result<Self> {
+        let cpu = match cpu_level {
+            None => Cpu::detect(),
+            Some("portable") => Cpu::at_most(CpuLevel::Portable),
+            Some("avx2") => Cpu::at_most(CpuLevel::Avx2),
+            Some("avx512") => Cpu::at_most(CpuLevel::Avx512Vnni),
+            Some(other) => {
+                bail!("NARU_CPU_LEVEL is `{other}`: use portable, avx2 or avx512")
+            }
+        };
+        let (sequences, batch) = (args.max_sequences.get(), args.max_batch_tokens.get());
+        if batch < sequences {
+            bail!("--max-batch-tokens {batch} must be at least --max-sequences {sequences}");
+        }
+        let one = NonZeroUsize::MIN;
+        Ok(Self {
+            threads: args.threads.unwrap_or(thread::available_parallelism().unwrap_or(one)),
+            cpu,
+            max_sequences: sequences,
+            max_batch_tokens: batch,
+            max_context_tokens: args.max_context_tokens.map(NonZeroUsize::get),
+            kv_cache_bytes: args.kv_cache_memory,
+            prefix_cache: match args.prefix_cache {
+                PrefixCacheArg::Tenant => PrefixCache::Tenant,
+                PrefixCacheArg::Off => PrefixCache::Off,
+            },
+        })
+    }
+}
+
+/// Loads the weights at `path` on a thread of its own, which then runs the engine for as long as
+/// the process lives. Whatever goes wrong becomes the member's failure.
+pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, path: PathBuf) {
+    let run = move || {
+        let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
+            member.enter(Phase::Loading);
+            let start = Instant::now();
+            let (served, engine_loop) = load(&member, &settings, &path)?;
+            let seconds = start.elapsed().as_secs_f64();
+            member.metrics.load_seconds.with_label_values(&["load"]).set(seconds);
+            member.serve(served);
+            engine_loop.run();
+            Ok(())
+        }));
+        let reason = match running {
+            Ok(Ok(())) => "the engine's loop ended".to_owned(),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => "the engine panicked".to_owned(),
+        };
+        member.enter(Phase::Failed(reason));
+    };
+    let spawned = thread::Builder::new().name("engine".to_owned()).spawn(run);
+    assert!(spawned.is_ok(), "a process that cannot start a thread cannot do anything");
+}
+
+fn load(
+    member: &Arc<Member>,
+    settings: &EngineSettings,
+    path: &Path,
+) -> anyhow::Result<(Served, Loop)> {
+    let files = ModelFiles::open(path).context("opening the model")?;
+    let pool = ComputePool::start_on(settings.threads, settings.cpu).context("starting threads")?;
+    let mut progress = Progress::start("load", files.weight_bytes());
+    let (text, decoder) = thread::scope(|scope| {
+        let text = scope.spawn(|| text::read(&files));
+        let shard = Shard::whole(files.config());
+        let decoder = Decoder::load(&files, shard, Arc::new(pool), &mut |step| {
+            member.loaded(Bytes { done: step.bytes_done, total: step.bytes_total });
+            progress.at(step.bytes_done);
+        });
+        (text.join(), decoder)
+    });
+    let text = text.map_err(|_| anyhow!("reading the tokenizer panicked"))??;
+    let decoder = decoder.context("loading the model")?;
+    progress.finish();
+    let config = engine_config(settings, &decoder)?;
+    let tokenizer = Arc::new(text.tokenizer);
+    let vocabulary = Arc::clone(&tokenizer);
+    let forward = LocalDecoder::new(decoder, config.kv_blocks).context("making the KV cache")?;
+    let engine =
+        Engine::new(Box::new(forward), vocabulary, config).context("the engine's bounds")?;
+    member.metrics.describe_cache(KV_BLOCK_TOKENS, config.kv_blocks);
+    let context_tokens_max = engine.context_tokens();
+    tracing::info!(
+        threads = settings.threads.get(),
+        cpu = settings.cpu.level().name(),
+        kv_blocks = config.kv_blocks,
+        context_tokens_max,
+        "loaded"
+    );
+    let (drive, engine_loop) = Drive::new(engine, Arc::clone(&member.metrics));
+    let defaults = files.generation();
+    let defaults = Defaults {
+        temperature: defaults.temperature,
+        top_p: defaults.top_p,
+        top_k: defaults.top_k,
+        min_p: defaults.min_p,
+        repetition_penalty: defaults.repetition_penalty,
+    };
+    let template = text.template;
+    Ok((Served { tokenizer, template, defaults, context_tokens_max, drive }, engine_loop))
+}
+
+/// What the engine may use with this model. Errors: a context that the model was not made for, a
+/// KV cache that holds not even one block.
+fn engine_config(settings: &EngineSettings, decoder: &Decoder) -> anyhow::Result<EngineConfig> {
+    let trained = decoder.config().context_tokens;
+    let max_context_tokens = settings.max_context_tokens.unwrap_or(trained);
+    if max_context_tokens > trained {
+        bail!("--max-context-tokens {max_context_tokens}: the model was made for {trained}");
+    }
+    let block_bytes = decoder.kv_bytes_per_block() as u64;
+    // More than every sequence at full length can use would be a waste.
+    let useful =
+        max_context_tokens.div_ceil(KV_BLOCK_TOKENS).saturating_mul(settings.max_sequences);
+    let affordable = settings.kv_cache_bytes / block_bytes.max(1);
+    let kv_blocks = usize::try_from(affordable).unwrap_or(usize::MAX).min(useful);
+    if kv_blocks == 0 {
+        bail!("--kv-cache-memory is below the {block_bytes} bytes of one block");
+    }
+    Ok(EngineConfig {
+        max_sequences: settings.max_sequences,
+        max_batch_tokens: settings.max_batch_tokens,
+        max_context_tokens,
+        kv_blocks,
+        prefix_cache: settings.prefix_cache,
+    })
+}

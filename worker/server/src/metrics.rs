@@ -1,0 +1,484 @@
+//! What `/metrics` shows: `naru_*`, and the `vllm:` names that endpoint pickers read.
+
+use std::time::Instant;
+
+use naru_engine::{Event, FinishReason};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+
+use crate::drive::Load;
+
+/// Every metric of this process.
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// HTTP requests by endpoint and status class.
+    pub(crate) requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    phases: Phases,
+    successes: Twice<IntCounterVec>,
+    totals: Totals,
+    levels: Levels,
+    /// Seconds that fetching and loading took.
+    pub(crate) load_seconds: GaugeVec,
+    process: Process,
+}
+
+/// One thing under two names.
+struct Twice<T> {
+    naru: T,
+    vllm: T,
+}
+
+struct Phases {
+    queue: Twice<Histogram>,
+    prefill: Twice<Histogram>,
+    decode: Twice<Histogram>,
+    inference: Twice<Histogram>,
+    first_token: Twice<Histogram>,
+    next_token: Twice<Histogram>,
+    whole: Twice<Histogram>,
+}
+
+struct Totals {
+    prompt_tokens: Twice<IntCounter>,
+    generation_tokens: Twice<IntCounter>,
+    preemptions: Twice<IntCounter>,
+    prefix_queries: Twice<IntCounter>,
+    prefix_hits: Twice<IntCounter>,
+    steps: IntCounter,
+    steps_failed: IntCounter,
+    partial_prefills: IntCounter,
+}
+
+struct Levels {
+    running: Twice<IntGauge>,
+    waiting: Twice<IntGauge>,
+    kv_usage: Twice<Gauge>,
+    kv_blocks: GaugeVec,
+    queued_prompt_tokens: IntGauge,
+    batch_tokens: IntGauge,
+    batch_sequences: IntGauge,
+}
+
+struct Process {
+    resident_bytes: IntGauge,
+    open_fds: IntGauge,
+    start_time: Gauge,
+}
+
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// Registers metrics, half of them under two names.
+struct Builder<'a> {
+    registry: &'a Registry,
+    model: &'a str,
+}
+
+impl Builder<'_> {
+    fn keep<T: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: prometheus::Result<T>,
+    ) -> T {
+        let metric = metric.expect("names and labels are constants that a test registers");
+        let registered = self.registry.register(Box::new(metric.clone()));
+        registered.expect("no name is registered twice, as a test shows");
+        metric
+    }
+
+    fn vllm(&self, name: &str, help: &str) -> Opts {
+        Opts::new(format!("vllm:{name}"), help).const_label("model_name", self.model)
+    }
+
+    fn counter(&self, name: &str, vllm: &str, help: &str) -> Twice<IntCounter> {
+        Twice {
+            naru: self.keep(IntCounter::new(format!("naru_{name}"), help)),
+            vllm: self.keep(IntCounter::with_opts(self.vllm(vllm, help))),
+        }
+    }
+
+    fn level(&self, name: &str, vllm: &str, help: &str) -> Twice<IntGauge> {
+        Twice {
+            naru: self.keep(IntGauge::new(format!("naru_{name}"), help)),
+            vllm: self.keep(IntGauge::with_opts(self.vllm(vllm, help))),
+        }
+    }
+
+    fn seconds(&self, name: &str, vllm: &str, help: &str) -> Twice<Histogram> {
+        let opts = |opts: Opts| HistogramOpts { common_opts: opts, buckets: SECONDS.to_vec() };
+        let naru = opts(Opts::new(format!("naru_{name}"), help));
+        Twice {
+            naru: self.keep(Histogram::with_opts(naru)),
+            vllm: self.keep(Histogram::with_opts(opts(self.vllm(vllm, help)))),
+        }
+    }
+}
+
+impl Twice<Histogram> {
+    fn observe(&self, seconds: f64) {
+        self.naru.observe(seconds);
+        self.vllm.observe(seconds);
+    }
+}
+
+impl Twice<IntCounter> {
+    /// The engine keeps the total; this shows it. Totals never fall.
+    fn raise_to(&self, total: u64) {
+        for counter in [&self.naru, &self.vllm] {
+            raise(counter, total);
+        }
+    }
+}
+
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+impl Twice<IntGauge> {
+    fn set(&self, value: usize) {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        self.naru.set(value);
+        self.vllm.set(value);
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero. `model` is the first served name.
+    pub(crate) fn new(model: &str) -> Self {
+        let registry = Registry::new();
+        let build = Builder { registry: &registry, model };
+        let requests = IntCounterVec::new(
+            Opts::new("naru_http_requests_total", "HTTP requests answered"),
+            &["endpoint", "status"],
+        );
+        let request_seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "naru_http_request_seconds",
+                "Until the head of the answer was sent",
+            )
+            .buckets(SECONDS.to_vec()),
+            &["endpoint"],
+        );
+        let info = GaugeVec::new(Opts::new("naru_build_info", "Always 1"), &["version"]);
+        let load_seconds = GaugeVec::new(
+            Opts::new("naru_model_load_seconds", "How long getting ready took"),
+            &["phase"],
+        );
+        let success_help = "Answers that came to their end";
+        let successes = Twice {
+            naru: build.keep(IntCounterVec::new(
+                Opts::new("naru_request_success_total", success_help),
+                &["finished_reason"],
+            )),
+            vllm: build.keep(IntCounterVec::new(
+                build.vllm("request_success_total", success_help),
+                &["finished_reason"],
+            )),
+        };
+        build.keep(info).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Self {
+            requests: build.keep(requests),
+            request_seconds: build.keep(request_seconds),
+            phases: Phases::new(&build),
+            successes,
+            totals: Totals::new(&build),
+            levels: Levels::new(&build),
+            load_seconds: build.keep(load_seconds),
+            process: Process::new(&build),
+            registry,
+        }
+    }
+
+    /// Counts one HTTP answer. `endpoint` is a route, never a path as a client wrote it.
+    pub(crate) fn count_request(&self, endpoint: &str, status: u16, seconds: f64) {
+        let class = match status {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.with_label_values(&[endpoint, class]).inc();
+        self.request_seconds.with_label_values(&[endpoint]).observe(seconds);
+    }
+
+    /// Says what the engine was given, for those who compute from vLLM's `cache_config_info`.
+    pub(crate) fn describe_cache(&self, block_tokens: usize, blocks: usize) {
+        let build = Builder { registry: &self.registry, model: "" };
+        let opts = Opts::new("vllm:cache_config_info", "Always 1")
+            .const_label("block_size", block_tokens.to_string())
+            .const_label("num_gpu_blocks", blocks.to_string())
+            .const_label("num_cpu_blocks", blocks.to_string());
+        build.keep(Gauge::with_opts(opts)).set(1.0);
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn render(&self, load: Option<&Load>) -> String {
+        if let Some(load) = load {
+            self.totals.show(load);
+            self.levels.show(load);
+        }
+        self.process.look();
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("writing to a string does not fail")
+    }
+}
+
+impl Phases {
+    fn new(build: &Builder<'_>) -> Self {
+        let seconds = |name: &str, vllm: &str, help: &str| {
+            build.seconds(&format!("{name}_seconds"), vllm, help)
+        };
+        Self {
+            queue: seconds(
+                "request_queue",
+                "request_queue_time_seconds",
+                "From admission to the first step",
+            ),
+            prefill: seconds(
+                "request_prefill",
+                "request_prefill_time_seconds",
+                "From the first step to the first token",
+            ),
+            decode: seconds(
+                "request_decode",
+                "request_decode_time_seconds",
+                "From the first token to the last",
+            ),
+            inference: seconds(
+                "request_inference",
+                "request_inference_time_seconds",
+                "From the first step to the last token",
+            ),
+            first_token: seconds(
+                "time_to_first_token",
+                "time_to_first_token_seconds",
+                "From admission to the first token",
+            ),
+            next_token: seconds(
+                "inter_token_latency",
+                "inter_token_latency_seconds",
+                "Between two tokens of one answer",
+            ),
+            whole: seconds(
+                "request_latency",
+                "e2e_request_latency_seconds",
+                "From admission to the last token",
+            ),
+        }
+    }
+}
+
+impl Totals {
+    fn new(build: &Builder<'_>) -> Self {
+        let plain =
+            |name: &str, help: &str| build.keep(IntCounter::new(format!("naru_{name}"), help));
+        let same = |name: &str, help: &str| build.counter(name, name, help);
+        Self {
+            prompt_tokens: same("prompt_tokens_total", "Prompt tokens computed or found cached"),
+            generation_tokens: same("generation_tokens_total", "Tokens sampled"),
+            preemptions: build.counter(
+                "preemptions_total",
+                "num_preemptions_total",
+                "Times a running answer lost its KV blocks",
+            ),
+            prefix_queries: same("prefix_cache_queries_total", "Prompt tokens looked up"),
+            prefix_hits: same("prefix_cache_hits_total", "Prompt tokens found cached"),
+            steps: plain("engine_steps_total", "Forward passes"),
+            steps_failed: plain("engine_steps_failed_total", "Forward passes that failed"),
+            partial_prefills: plain("partial_prefills_total", "Steps that took part of a prompt"),
+        }
+    }
+
+    fn show(&self, load: &Load) {
+        let stats = &load.stats;
+        self.prompt_tokens.raise_to(stats.prompt_tokens_total);
+        self.generation_tokens.raise_to(stats.generation_tokens_total);
+        self.preemptions.raise_to(stats.preemptions_total);
+        self.prefix_queries.raise_to(stats.prefix_query_tokens_total);
+        self.prefix_hits.raise_to(stats.prefix_hit_tokens_total);
+        raise(&self.steps, stats.steps_total);
+        raise(&self.steps_failed, stats.steps_failed_total);
+        raise(&self.partial_prefills, stats.partial_prefills_total);
+    }
+}
+
+impl Levels {
+    fn new(build: &Builder<'_>) -> Self {
+        let plain =
+            |name: &str, help: &str| build.keep(IntGauge::new(format!("naru_{name}"), help));
+        let usage = "Share of KV blocks in use, 0 to 1";
+        Self {
+            running: build.level(
+                "requests_running",
+                "num_requests_running",
+                "Answers in the batch",
+            ),
+            waiting: build.level(
+                "requests_waiting",
+                "num_requests_waiting",
+                "Answers in the queue",
+            ),
+            kv_usage: Twice {
+                naru: build.keep(Gauge::new("naru_kv_cache_usage_ratio", usage)),
+                vllm: build.keep(Gauge::with_opts(build.vllm("kv_cache_usage_perc", usage))),
+            },
+            kv_blocks: build.keep(GaugeVec::new(
+                Opts::new("naru_kv_blocks", "KV blocks by what they are doing"),
+                &["state"],
+            )),
+            queued_prompt_tokens: plain("queued_prompt_tokens", "Prompt tokens in the queue"),
+            batch_tokens: plain("batch_tokens", "Tokens in the last forward pass"),
+            batch_sequences: plain("batch_sequences", "Sequences in the last forward pass"),
+        }
+    }
+
+    fn show(&self, load: &Load) {
+        let stats = &load.stats;
+        self.running.set(stats.running);
+        self.waiting.set(stats.waiting);
+        let usage = stats.kv_blocks_used as f64 / stats.kv_blocks_total.max(1) as f64;
+        self.kv_usage.naru.set(usage);
+        self.kv_usage.vllm.set(usage);
+        let free = stats
+            .kv_blocks_total
+            .saturating_sub(stats.kv_blocks_used)
+            .saturating_sub(stats.kv_blocks_cached);
+        for (state, blocks) in
+            [("used", stats.kv_blocks_used), ("cached", stats.kv_blocks_cached), ("free", free)]
+        {
+            self.kv_blocks.with_label_values(&[state]).set(blocks as f64);
+        }
+        self.queued_prompt_tokens.set(load.queued_prompt_tokens as i64);
+        self.batch_tokens.set(stats.batch_tokens as i64);
+        self.batch_sequences.set(stats.batch_sequences as i64);
+    }
+}
+
+impl Process {
+    fn new(build: &Builder<'_>) -> Self {
+        let level = |name: &str, help: &str| build.keep(IntGauge::new(name, help));
+        let start_time = build
+            .keep(Gauge::new("process_start_time_seconds", "Start of the process, Unix seconds"));
+        start_time.set(crate::clock::unix_seconds() as f64);
+        Self {
+            resident_bytes: level("process_resident_memory_bytes", "Memory in use"),
+            open_fds: level("process_open_fds", "Open file descriptors"),
+            start_time,
+        }
+    }
+
+    fn look(&self) {
+        debug_assert!(self.start_time.get() > 0.0, "set when it was made");
+        if let Some(bytes) = resident_bytes() {
+            self.resident_bytes.set(bytes);
+        }
+        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
+            self.open_fds.set(fds.count() as i64);
+        }
+    }
+}
+
+/// Resident memory by `/proc/self/status`, which gives it in KiB.
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// When one request reached which phase.
+pub(crate) struct Timing {
+    admitted: Instant,
+    scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    /// Of each choice.
+    last_token: Vec<Option<Instant>>,
+}
+
+impl Timing {
+    /// Of a request with `choices` answers, admitted now.
+    pub(crate) fn start(choices: usize) -> Self {
+        Self {
+            admitted: Instant::now(),
+            scheduled: None,
+            first_token: None,
+            last_token: vec![None; choices],
+        }
+    }
+
+    /// Whether it has not been scheduled yet.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.scheduled.is_none()
+    }
+
+    /// Notes what `event` says about the passing of time.
+    pub(crate) fn observe(&mut self, event: &Event, metrics: &Metrics) {
+        let now = Instant::now();
+        let phases = &metrics.phases;
+        let since = |start: Instant| now.duration_since(start).as_secs_f64();
+        match event {
+            Event::Scheduled { .. } => {
+                self.scheduled = Some(now);
+                phases.queue.observe(since(self.admitted));
+            }
+            Event::Output { choice, .. } => {
+                if self.first_token.is_none() {
+                    self.first_token = Some(now);
+                    phases.first_token.observe(since(self.admitted));
+                    phases.prefill.observe(since(self.scheduled.unwrap_or(self.admitted)));
+                }
+                let last = self.last_token.get_mut(*choice as usize);
+                if let Some(last) = last.and_then(|last| last.replace(now)) {
+                    phases.next_token.observe(since(last));
+                }
+            }
+            Event::Finished { reason, last, .. } => {
+                let reason = match reason {
+                    FinishReason::Stop => "stop",
+                    FinishReason::Length => "length",
+                    FinishReason::Cancelled => "abort",
+                };
+                for family in [&metrics.successes.naru, &metrics.successes.vllm] {
+                    family.with_label_values(&[reason]).inc();
+                }
+                if *last {
+                    phases.whole.observe(since(self.admitted));
+                    if let (Some(scheduled), Some(first)) = (self.scheduled, self.first_token) {
+                        phases.inference.observe(since(scheduled));
+                        phases.decode.observe(since(first));
+                    }
+                }
+            }
+            Event::Prompt { .. } | Event::Failed { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_and_both_names_are_there() {
+        let metrics = Metrics::new("m");
+        metrics.describe_cache(16, 10);
+        metrics.count_request("/v1/models", 200, 0.1);
+        let text = metrics.render(Some(&Load::default()));
+        for name in [
+            "naru_requests_running 0",
+            "vllm:num_requests_running{model_name=\"m\"} 0",
+            "vllm:num_requests_waiting{model_name=\"m\"} 0",
+            "vllm:kv_cache_usage_perc{model_name=\"m\"} 0",
+            "vllm:cache_config_info{block_size=\"16\"",
+            "naru_http_requests_total{endpoint=\"/v1/models\",status=\"2xx\"} 1",
+            "process_resident_memory_bytes",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+}
