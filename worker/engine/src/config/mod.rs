@@ -1,7 +1,7 @@
 //! Configuration: which blocks a model is made of, as data that the decoder reads.
 //!
 //! ```text
-//! GGUF metadata ─┐                 ┌ sizes, norms, attention, rope and window per layer, multipliers
+//! GGUF metadata ─┐                 ┌ sizes, norms, attention, rope and window per layer, factors
 //!                ├ family ─ config ┤
 //! config.json  ──┘                 └ names of the tensors that play each role
 //! ```

@@ -1,7 +1,8 @@
 //! Decoder: tokens to logits, for the part of a model that one rank holds.
 //!
 //! ```text
-//! embed ─ [ norm ─ q k v ─ rope ─ KV write ─ attention ─ output ─ Σ ranks ─ norm ─ gate up ─ down ─ Σ ranks ] × layers ─ norm ─ head
+//! embed ─ [ norm ─ q k v ─ rope ─ KV write ─ attention ─ output ─ Σ ranks
+//!           norm ─ gate up ─ down ─ Σ ranks ] × layers ─ norm ─ head
 //! ```
 //!
 //! Which of these blocks a model has, and where its norms stand, is data ([`ModelConfig`]). Where

@@ -13,7 +13,11 @@ mod cursor;
 mod error;
 mod metadata;
 mod tensor_type;
+#[cfg(test)]
+mod tests;
 mod value;
+#[cfg(test)]
+pub(crate) mod write;
 
 use std::collections::HashSet;
 use std::ops::Range;
