@@ -21,6 +21,7 @@ mod matrix;
 mod ops;
 mod pool;
 mod shape;
+mod simd;
 
 pub use cpu::{Cpu, CpuLevel};
 pub use dtype::DType;

@@ -1,9 +1,11 @@
 //! Attention over paged keys and values: causal, grouped queries, flash style.
 
+mod cpu;
 mod kv;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 pub use kv::{KV_BLOCK_TOKENS, KvLayer, KvLayout, KvPool, KvSlot};
 
@@ -13,6 +15,8 @@ use crate::pool::ComputePool;
 use crate::shape::{self, ShapeError};
 
 const OP: &str = "attention";
+/// Heads of a multiple of this are computed in vectors; others plainly (no model in sight has any).
+const HEAD_DIM_STEP: usize = 16;
 
 /// The heads of [`attention`] and what is done to their scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +63,11 @@ pub fn attention(
     out: &mut [f32],
 ) -> Result<(), ShapeError> {
     check(shape, q, kv, spans, out)?;
-    reference::attention(pool, shape, q, kv, spans, out);
+    if shape.head_dim.is_multiple_of(HEAD_DIM_STEP) {
+        cpu::attention(pool, shape, q, kv, spans, out);
+    } else {
+        reference::attention(pool, shape, q, kv, spans, out);
+    }
     Ok(())
 }
 

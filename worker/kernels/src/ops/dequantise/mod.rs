@@ -11,6 +11,8 @@ use crate::dtype::DType;
 use crate::matrix::MatrixView;
 use crate::shape::{self, ShapeError};
 
+pub(crate) use reference::{k_scales, read_f16};
+
 /// Writes the floats that `blocks` of `dtype` stand for into `out`. Errors: `out` is not whole
 /// blocks or `blocks` has another length than `out` needs. Source: `dequantize_row_*` of ggml, from
 /// the format's definition.

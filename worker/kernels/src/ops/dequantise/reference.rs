@@ -26,7 +26,7 @@ pub(super) fn dequantise(dtype: DType, blocks: &[u8], out: &mut [f32]) {
 }
 
 /// The half float at byte `at`.
-fn read_f16(bytes: &[u8], at: usize) -> f32 {
+pub(crate) fn read_f16(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
@@ -74,7 +74,7 @@ fn q8_0(block: &[u8], out: &mut [f32]) {
 /// The 6-bit scale and minimum of sub-block `j` (below 8) in the 12 packed bytes of Q4_K and Q5_K:
 /// sub-blocks 0..4 are the low six bits of bytes j and j + 4; 4..8 have their low nibbles in byte j
 /// + 4 and their top two bits in those of 0..4.
-fn k_scales(packed: &[u8], j: usize) -> (u8, u8) {
+pub(crate) fn k_scales(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
     } else {

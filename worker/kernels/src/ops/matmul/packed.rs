@@ -1,30 +1,40 @@
 //! Weights laid out for the processor, made once at load.
 
-use crate::dtype::DType;
+use std::mem::MaybeUninit;
+
+use super::layout::{PANEL_ROWS, PanelLayout, VECTOR_BYTES};
+use super::pack;
 use crate::matrix::MatrixView;
 use crate::pool::ComputePool;
 use crate::shape::{self, ShapeError};
 
 /// A weight matrix `[rows, columns]` in this crate's own layout. It may be a stack of several
-/// matrices, each in its own format (q, k and v; gate and up), which one [`matmul`](super::matmul)
-/// multiplies in one go.
+/// matrices, each in its own format (q, k and v; gate and up), which one
+/// [`matmul`](super::matmul) multiplies in one go.
 #[derive(Debug)]
 pub struct PackedMatrix {
     rows: usize,
     columns: usize,
-    pub(super) segments: Vec<Segment>,
+    segments: Vec<Segment>,
 }
 
+/// One matrix of the stack.
 #[derive(Debug)]
 pub(super) struct Segment {
-    pub(super) dtype: DType,
+    pub(super) layout: PanelLayout,
     pub(super) first_row: usize,
     pub(super) rows: usize,
-    pub(super) bytes: Vec<u8>,
+    panel_bytes: usize,
+    lines: Vec<Line>,
 }
 
+/// A cache line, and the alignment that vectors want.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; VECTOR_BYTES]);
+
 impl PackedMatrix {
-    /// Packs one matrix, on all threads. Errors: quantised columns that are not a multiple of 32.
+    /// Packs one matrix, on all threads. Errors: sizes that overflow.
     pub fn pack(view: &MatrixView<'_>, pool: &ComputePool) -> Result<Self, ShapeError> {
         Self::pack_stacked(std::slice::from_ref(view), pool)
     }
@@ -33,19 +43,12 @@ impl PackedMatrix {
     /// first. Formats may differ. Errors: the columns differ, or there is no matrix.
     pub fn pack_stacked(views: &[MatrixView<'_>], pool: &ComputePool) -> Result<Self, ShapeError> {
         const OP: &str = "pack";
-        shape::at_most(OP, "one matrix, missing ones", 0, usize::from(views.is_empty()))?;
+        shape::at_most(OP, "count of missing matrices", 0, usize::from(views.is_empty()))?;
         let columns = views[0].columns();
-        let (mut rows, mut segments) = (0, Vec::new());
+        let (mut rows, mut segments) = (0, Vec::with_capacity(views.len()));
         for view in views {
             shape::exactly(OP, "columns", columns, view.columns())?;
-            let row_bytes = view.dtype().row_bytes(columns).unwrap_or(0);
-            let mut bytes = vec![0; row_bytes * view.rows()];
-            pool.run_rows(&mut bytes, row_bytes.max(1), &|row, out| {
-                out.copy_from_slice(view.row(row));
-            });
-            let segment =
-                Segment { dtype: view.dtype(), first_row: rows, rows: view.rows(), bytes };
-            segments.push(segment);
+            segments.push(Segment::pack(view, rows, pool));
             rows += view.rows();
         }
         Ok(Self { rows, columns, segments })
@@ -63,6 +66,46 @@ impl PackedMatrix {
 
     /// Bytes of memory the weights take.
     pub fn bytes(&self) -> usize {
-        self.segments.iter().map(|segment| segment.bytes.len()).sum()
+        self.segments.iter().map(|segment| segment.lines.len() * VECTOR_BYTES).sum()
+    }
+
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+}
+
+impl Segment {
+    fn pack(view: &MatrixView<'_>, first_row: usize, pool: &ComputePool) -> Self {
+        let layout = PanelLayout::of(view.dtype());
+        let panel_bytes = layout.panel_bytes(view.columns());
+        let panel_lines = panel_bytes / VECTOR_BYTES;
+        let lines_total = view.rows().div_ceil(PANEL_ROWS) * panel_lines;
+        let mut lines: Vec<Line> = Vec::with_capacity(lines_total);
+        let spare = &mut lines.spare_capacity_mut()[..lines_total];
+        // Pages are first touched by the thread that packs them.
+        pool.run_rows(spare, panel_lines.max(1), &|panel, lines: &mut [MaybeUninit<Line>]| {
+            lines.fill(MaybeUninit::new(Line([0; VECTOR_BYTES])));
+            // SAFETY: the lines were just written, and a line is its 64 bytes.
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), panel_bytes) };
+            pack::panel(view, panel * PANEL_ROWS, bytes);
+        });
+        // SAFETY: each panel's task has written all its lines, and together they are all of them.
+        unsafe { lines.set_len(lines_total) };
+        Self { layout, first_row, rows: view.rows(), panel_bytes, lines }
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.panel_bytes
+    }
+
+    /// The first byte of a panel, which must exist.
+    pub(super) fn panel(&self, panel: usize) -> *const u8 {
+        let lines = self.panel_bytes / VECTOR_BYTES;
+        self.lines[panel * lines..][..lines].as_ptr().cast()
     }
 }

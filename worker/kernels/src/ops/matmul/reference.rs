@@ -1,33 +1,21 @@
-//! Plain matmul over dequantised rows.
+//! Plain matmul over dequantised rows, in f64.
 
-use super::{Activations, MatmulOutput, PackedMatrix};
-use crate::ops::dequantise::dequantise;
-use crate::pool::{ComputePool, SharedSlice};
+use crate::matrix::MatrixView;
+use crate::ops::dequantise::embed_row;
 
-pub(super) fn matmul(
-    pool: &ComputePool,
-    weight: &PackedMatrix,
-    x: &Activations,
-    mode: MatmulOutput,
-    out: &mut [f32],
-) {
-    let (rows, columns) = (weight.rows(), weight.columns());
-    let out = SharedSlice::new(out);
-    for segment in &weight.segments {
-        let row_bytes = segment.bytes.len() / segment.rows.max(1);
-        pool.run(segment.rows, &|row| {
-            let mut floats = vec![0.0; columns];
-            let blocks = &segment.bytes[row * row_bytes..][..row_bytes];
-            if dequantise(segment.dtype, blocks, &mut floats).is_err() {
-                return;
-            }
-            for token in 0..x.tokens() {
-                let left = &x.values()[token * columns..][..columns];
-                let sum = floats.iter().zip(left).map(|(w, x)| w * x).sum::<f32>();
-                // SAFETY: this task alone writes this row's column of the output.
-                let out = unsafe { out.range(token * rows + segment.first_row + row, 1) };
-                out[0] = if mode == MatmulOutput::Add { out[0] + sum } else { sum };
-            }
-        });
+/// `x [tokens, columns] · weight [rows, columns]ᵀ`, and beside each value the sum of the
+/// magnitudes of its products, which rounding errors are in proportion to.
+pub(super) fn matmul(weight: &MatrixView<'_>, x: &[f32]) -> Vec<(f64, f64)> {
+    let columns = weight.columns();
+    let mut row = vec![0.0; columns];
+    let mut out = vec![(0.0, 0.0); x.len() / columns * weight.rows()];
+    for r in 0..weight.rows() {
+        embed_row(weight, r, &mut row).expect("the row is as long as the matrix is wide");
+        for (token, left) in x.chunks_exact(columns).enumerate() {
+            let products = row.iter().zip(left).map(|(&w, &x)| f64::from(w) * f64::from(x));
+            out[token * weight.rows() + r] =
+                products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+        }
     }
+    out
 }
