@@ -1,8 +1,9 @@
 //! One file over HTTP: one process at a time, resumed where it broke off, checked, then renamed.
 //!
-//! Beside the target lie, while it is fetched, `NAME.lock` (held by whoever fetches), `NAME.part`
-//! (what has come) and `NAME.part.tag` (the server's name for the version that it is part of).
+//! Beside the target lie, while it is fetched, `.NAME.lock` (held by whoever fetches), `.NAME.part`
+//! (what has come) and `.NAME.part.tag` (the server's name for the version that it is part of).
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -119,9 +120,10 @@ pub(super) async fn file(
     }
 }
 
-/// `NAME.extension` beside `target`.
+/// `.NAME.extension` beside `target`; hidden, so that it is no part of a model's directory.
 fn beside(target: &Path, extension: &str) -> PathBuf {
-    let mut name = target.file_name().unwrap_or_default().to_owned();
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
     name.push(".");
     name.push(extension);
     target.with_file_name(name)
@@ -291,6 +293,7 @@ impl<'a> Attempt<'a> {
 
     /// Throws away what has come.
     fn forget(&self) -> Result<(), FetchError> {
+        fs::remove_file(&self.tag).map_err(|source| self.unwritable(source))?;
         fs::remove_file(&self.part).map_err(|source| self.unwritable(source))
     }
 
