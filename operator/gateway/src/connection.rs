@@ -1,0 +1,174 @@
+//! Connections of clients: how many, how slow, and how they end.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use crate::api::Gateway;
+
+/// After a failed accept (no file descriptors left): the pause before the next.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Serves `router` on `listener` until `stop` turns true; then accepts nobody new, and returns
+/// when every request in progress has been answered or `drain` is over.
+pub async fn serve(
+    gateway: Gateway,
+    router: Router,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+    drain: Duration,
+) {
+    let room = Arc::new(Semaphore::new(gateway.limits().connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let place = tokio::select! {
+            place = room.clone().acquire_owned() => place,
+            () = stopped(&mut stop) => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection");
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let (gateway, router, stop) = (gateway.clone(), router.clone(), stop.clone());
+        connections.spawn(async move {
+            let _counted = gateway.metrics().connection();
+            converse(&gateway, router, stream, stop).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain, all).await.is_err() {
+        tracing::warn!("requests were cut off: their time to finish is over");
+    }
+}
+
+/// Returns once `stop` is true, or nobody can set it any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// One connection, request after request.
+async fn converse(
+    gateway: &Gateway,
+    router: Router,
+    stream: TcpStream,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection ended at once");
+        return;
+    }
+    let io = TokioIo::new(Unstalled::new(stream, gateway.limits().write_stall));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(gateway.limits().header_read)
+        .serve_connection(io, TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// A stream whose writes fail when the other side takes nothing for too long.
+struct Unstalled {
+    stream: TcpStream,
+    patience: Duration,
+    gives_up: Pin<Box<Sleep>>,
+    is_waiting: bool,
+}
+
+impl Unstalled {
+    fn new(stream: TcpStream, patience: Duration) -> Self {
+        let gives_up = Box::pin(sleep_until(Instant::now()));
+        Self { stream, patience, gives_up, is_waiting: false }
+    }
+
+    /// Passes a write's progress on, or its failure when it has waited too long.
+    fn watch<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        progress: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.is_waiting = false;
+            return progress;
+        }
+        if !self.is_waiting {
+            self.is_waiting = true;
+            self.gives_up.as_mut().reset(Instant::now() + self.patience);
+        }
+        ready!(self.gives_up.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Unstalled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Unstalled {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.watch(context, progress)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.watch(context, progress)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
