@@ -1,2 +1,63 @@
-//! The one control binary.
-fn main() {}
+//! The one control binary: it only wires.
+
+mod logs;
+mod up;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Something went wrong while running.
+const FAILED: u8 = 1;
+/// Bad usage or bad configuration; clap uses the same number.
+const BAD_USAGE: u8 = 2;
+
+/// naru serves large language models to many tenants from one pool of machines.
+#[derive(Parser)]
+#[command(name = "naru", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve what YAML files describe, on this machine, until Ctrl-C or SIGTERM
+    Up(up::Arguments),
+    /// Print the custom resource definitions, ready for `kubectl apply -f -`
+    Crds,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Up(arguments) => up::run(arguments),
+        Command::Crds => print_crds().map_err(up::Failure::Failed),
+    };
+    let (code, error) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(up::Failure::BadUsage(error)) => (BAD_USAGE, error),
+        Err(up::Failure::Failed(error)) => (FAILED, error),
+    };
+    // Whoever started naru reads this line, whatever the logs are set to.
+    let _ = writeln!(std::io::stderr(), "naru: {error:#}");
+    ExitCode::from(code)
+}
+
+fn print_crds() -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    for crd in naru_api::crds() {
+        write!(stdout, "---\n{}", naru_api::to_yaml(&crd))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

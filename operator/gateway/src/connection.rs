@@ -21,14 +21,13 @@ use crate::api::Gateway;
 /// After a failed accept (no file descriptors left): the pause before the next.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Serves `router` on `listener` until `stop` turns true; then accepts nobody new, and returns
-/// when every request in progress has been answered or `drain` is over.
+/// Serves `router` on `listener` until `stop` names a time; then accepts nobody new, and returns
+/// when every request in progress has been answered or that time is over.
 pub async fn serve(
     gateway: Gateway,
     router: Router,
     listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
-    drain: Duration,
+    mut stop: watch::Receiver<Option<Duration>>,
 ) {
     let room = Arc::new(Semaphore::new(gateway.limits().connections_max));
     let mut connections = JoinSet::new();
@@ -58,15 +57,16 @@ pub async fn serve(
         });
     }
     drop(listener);
+    let drain = stop.borrow().unwrap_or_default();
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(drain, all).await.is_err() {
         tracing::warn!("requests were cut off: their time to finish is over");
     }
 }
 
-/// Returns once `stop` is true, or nobody can set it any more.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
+/// Returns once `stop` names a time, or nobody can set it any more.
+async fn stopped(stop: &mut watch::Receiver<Option<Duration>>) {
+    let _ = stop.wait_for(Option::is_some).await;
 }
 
 /// One connection, request after request.
@@ -74,7 +74,7 @@ async fn converse(
     gateway: &Gateway,
     router: Router,
     stream: TcpStream,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Option<Duration>>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");

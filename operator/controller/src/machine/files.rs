@@ -1,0 +1,133 @@
+//! Wishes in files: read at the start, and again whenever their text changes.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use naru_api::{Problem, Source, check};
+use naru_plan::Desired;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// How often files are looked at. A text counts once it was the same twice, so that a file is
+/// not read while it is being written.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Longest file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Why the files are not a wish.
+#[derive(Debug)]
+pub enum FilesError {
+    /// A file cannot be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Documents are wrong; every problem of every file.
+    Problems(Vec<Problem>),
+}
+
+impl fmt::Display for FilesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "reading {}: {source}", path.display()),
+            Self::Problems(problems) => {
+                let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for FilesError {}
+
+/// The files a user named.
+#[derive(Debug)]
+pub struct WishFiles {
+    paths: Vec<PathBuf>,
+    texts: Vec<String>,
+}
+
+impl WishFiles {
+    /// Reads and checks the files for the first time.
+    pub fn open(paths: Vec<PathBuf>) -> Result<(Self, Vec<Desired>), FilesError> {
+        let texts = read(&paths)?;
+        let wishes = parse(&paths, &texts)?;
+        Ok((Self { paths, texts }, wishes))
+    }
+
+    /// Sends the wishes whenever the files change. A change that is wrong changes nothing; what
+    /// is wrong with it is logged, once.
+    pub async fn watch(mut self, wishes: watch::Sender<Arc<Vec<Desired>>>) {
+        let mut seen = Ok(self.texts.clone());
+        loop {
+            sleep(LOOK_EVERY).await;
+            let look = self.look().await;
+            let is_settled = look == seen;
+            seen = look;
+            match &seen {
+                Ok(texts) if is_settled && *texts != self.texts => {
+                    self.texts = texts.clone();
+                    self.accept(&wishes);
+                }
+                Err(words) if !is_settled => refuse(words),
+                _ => {}
+            }
+        }
+    }
+
+    /// The texts, or why they cannot be read.
+    async fn look(&self) -> Result<Vec<String>, String> {
+        let paths = self.paths.clone();
+        let reading = tokio::task::spawn_blocking(move || read(&paths));
+        match reading.await {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn accept(&self, wishes: &watch::Sender<Arc<Vec<Desired>>>) {
+        match parse(&self.paths, &self.texts) {
+            Ok(new) => {
+                tracing::info!(deployments = new.len(), "the files changed");
+                wishes.send_if_modified(|old| {
+                    let is_news = **old != new;
+                    *old = Arc::new(new);
+                    is_news
+                });
+            }
+            Err(FilesError::Problems(problems)) => {
+                problems.iter().for_each(|problem| refuse(&problem.to_string()));
+            }
+            Err(error) => refuse(&error.to_string()),
+        }
+    }
+}
+
+fn refuse(words: &str) {
+    tracing::error!("the change is not taken, everything goes on as before: {words}");
+}
+
+fn parse(paths: &[PathBuf], texts: &[String]) -> Result<Vec<Desired>, FilesError> {
+    let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let sources: Vec<_> =
+        names.iter().zip(texts).map(|(file, text)| Source { file, text }).collect();
+    check(&sources).map_err(FilesError::Problems)
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<String>, FilesError> {
+    let one = |path: &PathBuf| {
+        let mut text = String::new();
+        // One byte more than may be: the check then says that it is too long.
+        std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let named = |path: &PathBuf| {
+        one(path).map_err(|source| FilesError::Read { path: path.clone(), source })
+    };
+    paths.iter().map(named).collect()
+}

@@ -1,0 +1,223 @@
+//! One machine: replicas are child processes, wishes are files.
+
+mod arguments;
+mod data_dir;
+mod files;
+mod logs;
+mod record;
+mod terminal;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use naru_plan::{Action, Bytes, DeploymentName, Desired, Moment, Observed, ReplicaId};
+use naru_protocol::Endpoint;
+use tokio::sync::mpsc;
+
+pub use self::data_dir::{DataDir, DataDirError};
+pub use self::files::{FilesError, WishFiles};
+use self::record::Record;
+use self::terminal::Terminal;
+use self::worker::{Event, Identity, SpawnError};
+use crate::world::World;
+
+/// Events of workers not yet looked at; their senders wait beyond it.
+const EVENTS_MAX: usize = 1024;
+
+/// What the machine world runs on.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// The `naru-worker` executable.
+    pub worker: PathBuf,
+    /// Cores to divide among replicas that do not say how many threads they want.
+    pub cores: NonZeroUsize,
+    /// Memory that replicas may ask for together; `None`: it is not counted.
+    pub memory: Option<Bytes>,
+    /// Whether standard error is a terminal: progress is then a line that moves.
+    pub is_terminal: bool,
+}
+
+impl MachineConfig {
+    /// This machine's cores and memory, and the given worker executable.
+    pub fn detect(worker: PathBuf, is_terminal: bool) -> Self {
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self { worker, cores, memory: total_memory(&meminfo), is_terminal }
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo`, in bytes.
+fn total_memory(meminfo: &str) -> Option<Bytes> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(Bytes(kibibytes.checked_mul(1024)?))
+}
+
+/// The world of child processes.
+pub struct Machine {
+    config: MachineConfig,
+    begun: Instant,
+    deployments: BTreeMap<DeploymentName, Deployment>,
+    events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    terminal: Terminal,
+    runs: u64,
+}
+
+struct Deployment {
+    wish: Desired,
+    created_unix_seconds: u64,
+    replicas: BTreeMap<ReplicaId, Record>,
+}
+
+impl Machine {
+    /// A machine on which nothing runs yet.
+    pub fn new(config: MachineConfig) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let terminal = Terminal::new(config.is_terminal);
+        let (deployments, runs) = (BTreeMap::new(), 0);
+        Self { config, begun: Instant::now(), deployments, events, sender, terminal, runs }
+    }
+
+    /// Starts a worker for a record that has none.
+    fn start(&mut self, name: &DeploymentName, id: ReplicaId) -> Result<(), SpawnError> {
+        let now = self.now();
+        let Some(deployment) = self.deployments.get_mut(name) else { return Ok(()) };
+        let replicas = deployment.wish.replicas;
+        let Some(record) = deployment.replicas.get_mut(&id) else { return Ok(()) };
+        self.runs += 1;
+        let identity = Identity { deployment: name.clone(), replica: id, run: self.runs };
+        let arguments = arguments::of_worker(&record.template, replicas, self.config.cores);
+        record.starts(self.runs, now);
+        let hides_progress = self.config.is_terminal;
+        let sender = self.sender.clone();
+        let spawned =
+            worker::spawn(&self.config.worker, &arguments, identity, hides_progress, sender);
+        match spawned {
+            Ok(handle) => record.runs_as(handle),
+            Err(error) => {
+                record.cannot_start(&error, now);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one event into the records. Events of earlier runs have no meaning any more.
+    fn take(&mut self, event: Event) {
+        let now = self.now();
+        let Identity { deployment, replica, run } = event.from;
+        let name = format!("{}-{replica}", deployment.name());
+        let deployment = self.deployments.get_mut(&deployment);
+        let record = deployment.and_then(|deployment| deployment.replicas.get_mut(&replica));
+        let Some(record) = record.filter(|record| record.run == run) else { return };
+        record.take(event.what, now);
+        self.terminal.show(&name, &record.phase);
+    }
+}
+
+impl World for Machine {
+    type Error = SpawnError;
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn deployments(&self) -> Vec<Desired> {
+        let with_replicas = |deployment: &&Deployment| !deployment.replicas.is_empty();
+        self.deployments.values().filter(with_replicas).map(|d| d.wish.clone()).collect()
+    }
+
+    fn observe(&self, name: &DeploymentName) -> Observed {
+        let all = self.deployments.values().flat_map(|deployment| deployment.replicas.values());
+        let promised: u64 = all.map(Record::memory).fold(0, u64::saturating_add);
+        let memory_free = self.config.memory.map(|Bytes(all)| Bytes(all.saturating_sub(promised)));
+        let replicas = self.deployments.get(name).map(|deployment| {
+            deployment.replicas.iter().map(|(id, record)| record.seen(*id)).collect()
+        });
+        Observed { replicas: replicas.unwrap_or_default(), memory_free }
+    }
+
+    async fn apply(&mut self, desired: &Desired, action: Action) -> Result<(), SpawnError> {
+        let now = self.now();
+        let deployment = self.deployments.entry(desired.name.clone()).or_insert_with(|| {
+            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let created_unix_seconds = created.as_secs();
+            Deployment { wish: desired.clone(), created_unix_seconds, replicas: BTreeMap::new() }
+        });
+        deployment.wish = desired.clone();
+        let replicas = &mut deployment.replicas;
+        let (name, replica) = (desired.name.to_string(), action_replica(action));
+        tracing::info!(deployment = name, replica = replica.0, ?action, "acting");
+        match action {
+            Action::Create(id) => {
+                replicas.insert(id, Record::new(desired.template.clone(), now));
+                self.start(&desired.name, id)
+            }
+            Action::Restart(id) => {
+                if let Some(record) = replicas.get_mut(&id) {
+                    record.end().await;
+                }
+                self.start(&desired.name, id)
+            }
+            Action::Drain(id) => {
+                if let Some(record) = replicas.get_mut(&id) {
+                    record.drain(desired.drain, now);
+                }
+                Ok(())
+            }
+            Action::Remove(id) => {
+                if let Some(mut record) = replicas.remove(&id) {
+                    record.end().await;
+                }
+                self.terminal.gone(&format!("{}-{id}", desired.name.name()));
+                Ok(())
+            }
+        }
+    }
+
+    fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {
+        let Some(deployment) = self.deployments.get(&desired.name) else { return Vec::new() };
+        let names = &desired.template.names;
+        let serving = deployment.replicas.iter().filter(|(_, r)| r.template.names == *names);
+        serving
+            .filter_map(|(id, record)| record.endpoint(format!("{}-{id}", desired.name.name())))
+            .collect()
+    }
+
+    fn created_unix_seconds(&self, name: &DeploymentName) -> u64 {
+        self.deployments.get(name).map_or(0, |deployment| deployment.created_unix_seconds)
+    }
+
+    async fn changed(&mut self) {
+        // The machine holds a sender itself, so the channel never closes.
+        if let Some(event) = self.events.recv().await {
+            self.take(event);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.take(event);
+        }
+    }
+}
+
+fn action_replica(action: Action) -> ReplicaId {
+    match action {
+        Action::Create(id) | Action::Restart(id) | Action::Drain(id) | Action::Remove(id) => id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_machine() {
+        let meminfo = "MemTotal:       16 kB\nMemFree:         8 kB\n";
+        assert_eq!(total_memory(meminfo), Some(Bytes(16384)));
+        assert_eq!(total_memory(""), None);
+        assert_eq!(total_memory("MemTotal: many kB"), None);
+    }
+}

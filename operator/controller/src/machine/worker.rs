@@ -1,0 +1,236 @@
+//! One worker process: started, listened to, told to drain, ended.
+//!
+//! The process is bound to this one twice: it ends with its standard input, and it is killed when
+//! its task is dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use naru_plan::{DeploymentName, Millis, ReplicaId, WorkerFailure};
+use naru_protocol::worker::v1::worker_client::WorkerClient;
+use naru_protocol::worker::v1::{DrainRequest, StatusReport, StatusRequest};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+
+use super::logs;
+
+/// Commands a worker task has not carried out yet; there are never more than a few.
+const COMMANDS_MAX: usize = 8;
+/// Longest first line of a worker.
+const FIRST_LINE_BYTES_MAX: u64 = 4096;
+/// The wait between two attempts at a worker's control port.
+const RECONNECT: Duration = Duration::from_millis(200);
+/// How long one attempt, or one order, may take.
+const CALL: Duration = Duration::from_secs(5);
+/// How often a quiet worker must show that it lives, and how long it may take.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PONG_WITHIN: Duration = Duration::from_secs(20);
+
+/// Which run of which worker.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) deployment: DeploymentName,
+    pub(super) replica: ReplicaId,
+    pub(super) run: u64,
+}
+
+/// Something happened to a worker.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) from: Identity,
+    pub(super) what: What,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum What {
+    /// It said where its HTTP is.
+    Listening {
+        /// `host:port`.
+        address: String,
+    },
+    /// It reported.
+    Report(StatusReport),
+    /// It runs and cannot be heard.
+    Silent,
+    /// Its process is gone.
+    Ended(WorkerFailure),
+}
+
+/// What a worker task can be told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Finish what runs within this time, then end.
+    Drain(Millis),
+}
+
+/// Why a worker could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("starting {program}")]
+pub struct SpawnError {
+    program: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Holds a worker's process; dropping it ends the process.
+pub(super) struct Handle {
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    pub(super) fn tell(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            tracing::debug!("a worker that is ending was told something");
+        }
+    }
+
+    /// Kills the process and waits until its task is gone.
+    pub(super) async fn end(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts a worker. What happens to it comes through `events`.
+pub(super) fn spawn(
+    program: &Path,
+    arguments: &[String],
+    identity: Identity,
+    hides_progress: bool,
+    events: mpsc::Sender<Event>,
+) -> Result<Handle, SpawnError> {
+    let failed = |source| SpawnError { program: program.to_owned(), source };
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0) // Ctrl-C is for naru, which then drains its workers
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)?;
+    if let Some(stderr) = child.stderr.take() {
+        let tag = format!("{}-{}", identity.deployment.name(), identity.replica);
+        tokio::spawn(logs::forward(stderr, tag, hides_progress));
+    }
+    let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+    let task = tokio::spawn(attend(child, identity, events, orders));
+    Ok(Handle { commands, task })
+}
+
+/// Follows a worker until its process is gone.
+async fn attend(
+    mut child: Child,
+    identity: Identity,
+    events: mpsc::Sender<Event>,
+    orders: mpsc::Receiver<Command>,
+) {
+    let stdout = child.stdout.take();
+    let _open_until_the_end = child.stdin.take();
+    let teller = Teller { identity, events };
+    let ended = tokio::select! {
+        ended = child.wait() => ended,
+        () = follow(stdout, &teller, orders) => child.wait().await,
+    };
+    teller.tell(What::Ended(failure(ended))).await;
+}
+
+struct Teller {
+    identity: Identity,
+    events: mpsc::Sender<Event>,
+}
+
+impl Teller {
+    async fn tell(&self, what: What) {
+        // Without a receiver the whole machine is going away.
+        let _ = self.events.send(Event { from: self.identity.clone(), what }).await;
+    }
+}
+
+fn failure(ended: std::io::Result<ExitStatus>) -> WorkerFailure {
+    match ended {
+        Ok(status) if status.code() == Some(2) => {
+            WorkerFailure::Config("the worker refused its arguments; its log says why".to_owned())
+        }
+        Ok(status) => WorkerFailure::Ended(format!("the worker ended: {status}")),
+        Err(error) => WorkerFailure::Ended(format!("the worker was lost: {error}")),
+    }
+}
+
+/// Where a worker listens: the one line it writes.
+#[derive(Deserialize)]
+struct Addresses {
+    http: String,
+    control: String,
+}
+
+/// Reads where the worker listens, then its reports for as long as it lives.
+async fn follow(stdout: Option<ChildStdout>, teller: &Teller, mut orders: mpsc::Receiver<Command>) {
+    let mut line = String::new();
+    let Some(stdout) = stdout else { return };
+    let mut reader = BufReader::new(stdout.take(FIRST_LINE_BYTES_MAX));
+    if reader.read_line(&mut line).await.unwrap_or_default() == 0 {
+        return;
+    }
+    let addresses: Addresses = match serde_json::from_str(&line) {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            tracing::error!(%error, "the worker did not say where it listens");
+            return;
+        }
+    };
+    let address = addresses.http.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    teller.tell(What::Listening { address }).await;
+    let Ok(control) = Endpoint::from_shared(addresses.control) else { return };
+    let control = control
+        .connect_timeout(CALL)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WITHIN)
+        .keep_alive_while_idle(true);
+    let client = WorkerClient::new(control.connect_lazy());
+    loop {
+        tokio::select! {
+            () = reports(client.clone(), teller) => {
+                teller.tell(What::Silent).await;
+                sleep(RECONNECT).await;
+            }
+            order = orders.recv() => match order {
+                Some(Command::Drain(within)) => drain(client.clone(), within).await,
+                None => return,
+            },
+        }
+    }
+}
+
+/// Passes reports on until the stream ends.
+async fn reports(mut client: WorkerClient<Channel>, teller: &Teller) {
+    let stream = timeout(CALL, client.status(StatusRequest {})).await;
+    let Ok(Ok(stream)) = stream else { return };
+    let mut stream = stream.into_inner();
+    while let Ok(Some(report)) = stream.message().await {
+        teller.tell(What::Report(report)).await;
+    }
+}
+
+async fn drain(mut client: WorkerClient<Channel>, within: Millis) {
+    let seconds = u32::try_from(within.0.div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+    match timeout(CALL, client.drain(DrainRequest { seconds })).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a worker did not take the order to drain"),
+        Err(_) => tracing::warn!("a worker did not answer the order to drain"),
+    }
+}

@@ -1,0 +1,94 @@
+//! What the loop tells of a pass: changed conditions, a snapshot, whether all is ready.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use naru_plan::{Condition, ConditionKind, DeploymentName, Desired, Truth};
+use naru_protocol::{ModelEndpoints, Snapshot, SnapshotVersion};
+
+use crate::reconcile::Outputs;
+use crate::world::World;
+
+/// Ready, or what is still missing.
+pub type Readiness = Result<(), String>;
+
+/// What was told last, so that only news is told.
+pub(crate) struct Reports {
+    outputs: Outputs,
+    conditions: BTreeMap<DeploymentName, Vec<Condition>>,
+}
+
+impl Reports {
+    pub(crate) fn new(outputs: Outputs) -> Self {
+        Self { outputs, conditions: BTreeMap::new() }
+    }
+
+    /// Keeps the conditions of one deployment and logs those that changed.
+    pub(crate) fn conditions(&mut self, desired: &Desired, conditions: Vec<Condition>) {
+        let before = self.conditions.remove(&desired.name).unwrap_or_default();
+        let now: Vec<_> =
+            conditions.into_iter().map(|condition| condition.continuing(&before)).collect();
+        let deployment = desired.name.to_string();
+        for condition in now.iter().filter(|condition| !before.contains(condition)) {
+            let Condition { kind, truth, reason, message, .. } = condition;
+            tracing::info!(deployment, ?kind, status = ?truth, ?reason, "{message}");
+        }
+        self.conditions.insert(desired.name.clone(), now);
+    }
+
+    /// Publishes where everything answers, if that changed, and whether all is ready.
+    pub(crate) fn publish<W: World>(&mut self, world: &W, desired: &[Desired]) {
+        self.conditions.retain(|name, _| desired.iter().any(|desired| desired.name == *name));
+        let models = models(world, desired);
+        self.outputs.snapshots.send_if_modified(|snapshot| {
+            if snapshot.models == models {
+                return false;
+            }
+            let sequence = snapshot.version.sequence + 1;
+            let version = SnapshotVersion { sequence, ..snapshot.version };
+            *snapshot = Arc::new(Snapshot { version, models });
+            true
+        });
+        let readiness = self.readiness(desired);
+        self.outputs.readiness.send_if_modified(|told| {
+            let is_news = *told != readiness;
+            *told = readiness;
+            is_news
+        });
+    }
+
+    /// Ready when every deployment with a replica is.
+    fn readiness(&self, desired: &[Desired]) -> Readiness {
+        let is_ready = |desired: &&Desired| {
+            let conditions = self.conditions.get(&desired.name);
+            conditions.is_some_and(|conditions| {
+                conditions.iter().any(|condition| {
+                    condition.kind == ConditionKind::Ready && condition.truth == Truth::True
+                })
+            })
+        };
+        let waiting: Vec<_> = desired
+            .iter()
+            .filter(|desired| desired.replicas.0 > 0)
+            .filter(|desired| !is_ready(desired))
+            .map(|desired| desired.name.to_string())
+            .collect();
+        if waiting.is_empty() { Ok(()) } else { Err(format!("not ready: {}", waiting.join(", "))) }
+    }
+}
+
+/// By served name, where it answers.
+fn models<W: World>(world: &W, desired: &[Desired]) -> BTreeMap<String, ModelEndpoints> {
+    let mut models = BTreeMap::new();
+    for desired in desired {
+        let entry = ModelEndpoints {
+            deployment: desired.name.to_string(),
+            created_unix_seconds: world.created_unix_seconds(&desired.name),
+            endpoints: world.endpoints(desired),
+        };
+        for name in desired.template.names.iter() {
+            models.entry(name.as_str().to_owned()).or_insert_with(|| entry.clone());
+        }
+    }
+    models
+}
