@@ -10,12 +10,13 @@
 
 mod pool;
 mod table;
+#[cfg(test)]
+mod tests;
+
+pub use naru_kernels::KV_BLOCK_TOKENS;
 
 pub(crate) use pool::{BlockPool, Prefix};
 pub(crate) use table::BlockTable;
-
-/// Tokens whose keys and values one block holds.
-pub const KV_BLOCK_TOKENS: usize = 16;
 
 /// Blocks that `tokens` tokens need.
 pub(crate) fn blocks_for(tokens: usize) -> usize {

@@ -6,7 +6,7 @@ use super::row::{self, Weigh};
 use super::select::{self, Candidate};
 
 /// Distances below the largest logit, in nats, at which the likeliest tokens are looked for in turn.
-const DISTANCES: [f32; 4] = [4.0, 10.0, 20.0, f32::INFINITY];
+const DISTANCES: [f32; 5] = [2.0, 5.0, 10.0, 20.0, f32::INFINITY];
 
 /// The log-probability of `token` under the softmax of `logits`, and the `top` likeliest tokens.
 /// A token outside the row has -∞.

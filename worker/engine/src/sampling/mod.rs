@@ -12,6 +12,8 @@ mod parameters;
 mod random;
 mod row;
 mod select;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use adjust::History;
 pub(crate) use draw::{Draw, Sampler};

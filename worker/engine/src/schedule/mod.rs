@@ -11,6 +11,8 @@
 //! later arrival overtakes one that waits for blocks.
 
 mod sequence;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
