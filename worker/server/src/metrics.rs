@@ -13,6 +13,7 @@ use crate::drive::Load;
 /// Every metric of this process.
 pub(crate) struct Metrics {
     registry: Registry,
+    model: String,
     /// HTTP requests by endpoint and status class.
     pub(crate) requests: IntCounterVec,
     request_seconds: HistogramVec,
@@ -38,6 +39,8 @@ struct Phases {
     inference: Twice<Histogram>,
     first_token: Twice<Histogram>,
     next_token: Twice<Histogram>,
+    /// The older of vLLM's two names for the same.
+    next_token_older: Histogram,
     whole: Twice<Histogram>,
 }
 
@@ -178,6 +181,13 @@ impl Metrics {
                 &["finished_reason"],
             )),
         };
+        // No adapters are served; endpoint pickers still ask.
+        let adapters = build
+            .vllm("lora_requests_info", "Always 1: there are no adapters")
+            .const_label("max_lora", "0")
+            .const_label("running_lora_adapters", "")
+            .const_label("waiting_lora_adapters", "");
+        build.keep(Gauge::with_opts(adapters)).set(1.0);
         build.keep(info).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         Self {
             requests: build.keep(requests),
@@ -188,6 +198,7 @@ impl Metrics {
             levels: Levels::new(&build),
             load_seconds: build.keep(load_seconds),
             process: Process::new(&build),
+            model: model.to_owned(),
             registry,
         }
     }
@@ -207,8 +218,9 @@ impl Metrics {
 
     /// Says what the engine was given, for those who compute from vLLM's `cache_config_info`.
     pub(crate) fn describe_cache(&self, block_tokens: usize, blocks: usize) {
-        let build = Builder { registry: &self.registry, model: "" };
-        let opts = Opts::new("vllm:cache_config_info", "Always 1")
+        let build = Builder { registry: &self.registry, model: &self.model };
+        let opts = build
+            .vllm("cache_config_info", "Always 1")
             .const_label("block_size", block_tokens.to_string())
             .const_label("num_gpu_blocks", blocks.to_string())
             .const_label("num_cpu_blocks", blocks.to_string());
@@ -264,6 +276,10 @@ impl Phases {
                 "inter_token_latency_seconds",
                 "Between two tokens of one answer",
             ),
+            next_token_older: build.keep(Histogram::with_opts(HistogramOpts {
+                common_opts: build.vllm("time_per_output_token_seconds", "Between two tokens"),
+                buckets: SECONDS.to_vec(),
+            })),
             whole: seconds(
                 "request_latency",
                 "e2e_request_latency_seconds",
@@ -435,6 +451,7 @@ impl Timing {
                 let last = self.last_token.get_mut(*choice as usize);
                 if let Some(last) = last.and_then(|last| last.replace(now)) {
                     phases.next_token.observe(since(last));
+                    phases.next_token_older.observe(since(last));
                 }
             }
             Event::Finished { reason, last, .. } => {
@@ -474,7 +491,9 @@ mod tests {
             "vllm:num_requests_running{model_name=\"m\"} 0",
             "vllm:num_requests_waiting{model_name=\"m\"} 0",
             "vllm:kv_cache_usage_perc{model_name=\"m\"} 0",
-            "vllm:cache_config_info{block_size=\"16\"",
+            "vllm:cache_config_info{block_size=\"16\",model_name=\"m\"",
+            "vllm:time_per_output_token_seconds_count{model_name=\"m\"} 0",
+            "vllm:lora_requests_info{max_lora=\"0\"",
             "naru_http_requests_total{endpoint=\"/v1/models\",status=\"2xx\"} 1",
             "process_resident_memory_bytes",
         ] {

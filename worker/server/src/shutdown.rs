@@ -14,7 +14,7 @@ use crate::member::{Member, Phase};
 
 /// After running answers were cut, time for their last event to reach the clients.
 const CUT: Duration = Duration::from_secs(1);
-/// After a failure, time for whoever follows the status to read why.
+/// After a failure or the word to drain, time for whoever follows the status to read of it.
 const LAST_REPORT: Duration = Duration::from_millis(300);
 /// Exit code when a second signal, or the parent's end, cuts everything short.
 const CUT_SHORT: i32 = 1;
@@ -81,7 +81,8 @@ pub(crate) async fn wait(member: &Member, connections: Connections) -> Result<()
         }
         timeout(CUT, closed).await.is_ok()
     };
-    if !drained.await {
+    let (drained, ()) = tokio::join!(drained, sleep(LAST_REPORT));
+    if !drained {
         tracing::warn!(seconds, "some connections were still open");
     }
     tracing::info!("drained");

@@ -1,0 +1,104 @@
+//! How a worker ends, and how it fails to begin.
+
+use std::fs;
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::worker::{Worker, client, command, fail, model};
+
+async fn start_stream(worker: &Worker, tokens: u32) -> reqwest::Response {
+    let body = json!({"model": "m", "prompt": "Once", "max_tokens": tokens, "ignore_eos": true,
+        "stream": true});
+    let request = client().post(format!("{}/v1/completions", worker.http));
+    request.body(body.to_string()).send().await.expect("a stream")
+}
+
+#[tokio::test]
+async fn a_drain_lets_streams_finish_and_takes_nothing_new() {
+    let mut worker = Worker::start(&[]).await;
+    let mut stream = start_stream(&worker, 60).await.bytes_stream();
+    let mut text = stream.next().await.expect("a chunk").expect("sound").to_vec();
+    worker.signal("TERM");
+    sleep(Duration::from_millis(200)).await;
+    let late = client().get(format!("{}/v1/models", worker.http)).send().await;
+    late.expect_err("nobody listens any more");
+    while let Some(chunk) = stream.next().await {
+        text.extend_from_slice(&chunk.expect("sound"));
+    }
+    let text = String::from_utf8(text).expect("UTF-8");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert_eq!(worker.exit_code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_drain_has_an_end() {
+    let mut worker = Worker::start(&["--drain-seconds", "1"]).await;
+    let response = start_stream(&worker, 8000).await;
+    worker.signal("INT");
+    let text = response.text().await.expect("a stream that is ended, not cut");
+    let last = text.trim_end().rsplit("\n\n").next().expect("an event");
+    assert!(last.contains("\"code\":\"draining\""), "{last}");
+    assert_eq!(worker.exit_code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait() {
+    let mut worker = Worker::start(&[]).await;
+    let _stream = start_stream(&worker, 8000).await;
+    worker.signal("TERM");
+    sleep(Duration::from_millis(300)).await;
+    worker.signal("TERM");
+    assert_eq!(worker.exit_code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_worker_does_not_outlive_its_parent() {
+    let mut worker = Worker::start(&[]).await;
+    worker.close_stdin();
+    assert!(worker.exit_code().is_some());
+}
+
+#[test]
+fn bad_usage_is_exit_code_2() {
+    for (arguments, part) in [
+        (&["--model", "s3://bucket/model"] as &[&str], "`s3`"),
+        (&["--model", "hf://nobody"], "hf://ORG/REPO"),
+        (&["--model", "x", "--kv-cache-memory", "2 apples"], "--kv-cache-memory"),
+        (&["--model", "x", "--max-sequences", "9999"], "--max-batch-tokens"),
+        (&["--model", "x", "--sha256", "abc"], "64 hexadecimal"),
+        (&["--listen", "127.0.0.1:0"], "--model"),
+    ] {
+        let (code, said) = fail(command(arguments));
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_served_is_exit_code_1() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let whole = fs::read(model()).expect("the model");
+    let cut = directory.path().join("cut.gguf");
+    fs::write(&cut, &whole[..whole.len() / 2]).expect("written");
+    let noise = directory.path().join("noise.gguf");
+    fs::write(&noise, b"this is not a model at all").expect("written");
+    let path = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    for (model, more, part) in [
+        ("/nowhere/m.gguf".to_owned(), &[] as &[&str], "/nowhere/m.gguf"),
+        (path(&cut), &[], "cut.gguf"),
+        (path(&noise), &[], "noise.gguf"),
+        (path(&noise), &["--sha256", &"0".repeat(64)], "SHA-256"),
+        (path(&model()), &["--max-context-tokens", "9000"], "made for 8192"),
+        (path(&model()), &["--kv-cache-memory", "1k"], "--kv-cache-memory"),
+        ("http://127.0.0.1:9/m.gguf".to_owned(), &[], "refuses connections"),
+    ] {
+        let mut command = command(&["--model", &model]);
+        command.args(more).args(["--cache-dir", &path(directory.path())]);
+        let (code, said) = fail(command);
+        assert_eq!(code, Some(1), "{model} {more:?}: {said}");
+        assert!(said.contains(part), "{model} {more:?}: {said}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The worker as its clients meet it: a process, an address, a real model.
+
+mod answers;
+mod connections;
+mod control;
+mod endings;
+mod refusals;
+mod worker;
