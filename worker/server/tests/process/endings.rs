@@ -1,6 +1,9 @@
 //! How a worker ends, and how it fails to begin.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::thread;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -101,4 +104,29 @@ fn a_model_that_cannot_be_served_is_exit_code_1() {
         assert_eq!(code, Some(1), "{model} {more:?}: {said}");
         assert!(said.contains(part), "{model} {more:?}: {said}");
     }
+}
+
+#[test]
+fn weights_come_through_a_proxy_where_one_is_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = proxy.local_addr().expect("bound");
+    let asked = thread::spawn(move || {
+        let (mut stream, _) = proxy.accept().expect("a connection");
+        let mut line = String::new();
+        let mut head = BufReader::new(stream.try_clone().expect("the same"));
+        head.read_line(&mut line).expect("a line");
+        let mut rest = String::new();
+        while head.read_line(&mut rest).expect("a line") > 2 {}
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nGGUF";
+        stream.write_all(answer.as_bytes()).expect("written");
+        line
+    });
+    let mut command = command(&["--model", "http://models.example/m.gguf"]);
+    command.env("HTTP_PROXY", format!("http://{address}")).env_remove("NO_PROXY");
+    command.env_remove("no_proxy").arg("--cache-dir").arg(directory.path());
+    let (code, said) = fail(command);
+    assert_eq!(asked.join().expect("asked"), "GET http://models.example/m.gguf HTTP/1.1\r\n");
+    assert_eq!(code, Some(1), "four bytes are no model");
+    assert!(said.contains("opening the model"), "{said}");
 }

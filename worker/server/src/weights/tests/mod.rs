@@ -1,5 +1,7 @@
 //! Fetching from a server on this machine that misbehaves as real ones do.
 
+mod tls;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::net::SocketAddr;

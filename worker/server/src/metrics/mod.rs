@@ -1,14 +1,17 @@
 //! What `/metrics` shows: `naru_*`, and the `vllm:` names that endpoint pickers read.
 
-use std::time::Instant;
+mod process;
+mod timing;
 
-use naru_engine::{Event, FinishReason};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder,
 };
 
 use crate::drive::Load;
+
+use process::Process;
+pub(crate) use timing::Timing;
 
 /// Every metric of this process.
 pub(crate) struct Metrics {
@@ -63,12 +66,6 @@ struct Levels {
     queued_prompt_tokens: IntGauge,
     batch_tokens: IntGauge,
     batch_sequences: IntGauge,
-}
-
-struct Process {
-    resident_bytes: IntGauge,
-    open_fds: IntGauge,
-    start_time: Gauge,
 }
 
 const SECONDS: &[f64] = &[
@@ -372,107 +369,6 @@ impl Levels {
         self.queued_prompt_tokens.set(load.queued_prompt_tokens as i64);
         self.batch_tokens.set(stats.batch_tokens as i64);
         self.batch_sequences.set(stats.batch_sequences as i64);
-    }
-}
-
-impl Process {
-    fn new(build: &Builder<'_>) -> Self {
-        let level = |name: &str, help: &str| build.keep(IntGauge::new(name, help));
-        let start_time = build
-            .keep(Gauge::new("process_start_time_seconds", "Start of the process, Unix seconds"));
-        start_time.set(crate::clock::unix_seconds() as f64);
-        Self {
-            resident_bytes: level("process_resident_memory_bytes", "Memory in use"),
-            open_fds: level("process_open_fds", "Open file descriptors"),
-            start_time,
-        }
-    }
-
-    fn look(&self) {
-        debug_assert!(self.start_time.get() > 0.0, "set when it was made");
-        if let Some(bytes) = resident_bytes() {
-            self.resident_bytes.set(bytes);
-        }
-        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
-            self.open_fds.set(fds.count() as i64);
-        }
-    }
-}
-
-/// Resident memory by `/proc/self/status`, which gives it in KiB.
-fn resident_bytes() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// When one request reached which phase.
-pub(crate) struct Timing {
-    admitted: Instant,
-    scheduled: Option<Instant>,
-    first_token: Option<Instant>,
-    /// Of each choice.
-    last_token: Vec<Option<Instant>>,
-}
-
-impl Timing {
-    /// Of a request with `choices` answers, admitted now.
-    pub(crate) fn start(choices: usize) -> Self {
-        Self {
-            admitted: Instant::now(),
-            scheduled: None,
-            first_token: None,
-            last_token: vec![None; choices],
-        }
-    }
-
-    /// Whether it has not been scheduled yet.
-    pub(crate) fn is_queued(&self) -> bool {
-        self.scheduled.is_none()
-    }
-
-    /// Notes what `event` says about the passing of time.
-    pub(crate) fn observe(&mut self, event: &Event, metrics: &Metrics) {
-        let now = Instant::now();
-        let phases = &metrics.phases;
-        let since = |start: Instant| now.duration_since(start).as_secs_f64();
-        match event {
-            Event::Scheduled { .. } => {
-                self.scheduled = Some(now);
-                phases.queue.observe(since(self.admitted));
-            }
-            Event::Output { choice, .. } => {
-                if self.first_token.is_none() {
-                    self.first_token = Some(now);
-                    phases.first_token.observe(since(self.admitted));
-                    phases.prefill.observe(since(self.scheduled.unwrap_or(self.admitted)));
-                }
-                let last = self.last_token.get_mut(*choice as usize);
-                if let Some(last) = last.and_then(|last| last.replace(now)) {
-                    phases.next_token.observe(since(last));
-                    phases.next_token_older.observe(since(last));
-                }
-            }
-            Event::Finished { reason, last, .. } => {
-                let reason = match reason {
-                    FinishReason::Stop => "stop",
-                    FinishReason::Length => "length",
-                    FinishReason::Cancelled => "abort",
-                };
-                for family in [&metrics.successes.naru, &metrics.successes.vllm] {
-                    family.with_label_values(&[reason]).inc();
-                }
-                if *last {
-                    phases.whole.observe(since(self.admitted));
-                    if let (Some(scheduled), Some(first)) = (self.scheduled, self.first_token) {
-                        phases.inference.observe(since(scheduled));
-                        phases.decode.observe(since(first));
-                    }
-                }
-            }
-            Event::Prompt { .. } | Event::Failed { .. } => {}
-        }
     }
 }
 
