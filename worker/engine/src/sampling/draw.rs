@@ -5,12 +5,13 @@ use super::adjust::{self, History};
 use super::random::uniform;
 use super::row::{self, BLOCK, Weigh};
 use super::select::{self, Candidate};
+use super::wide::WideNucleus;
 
 /// Below this temperature the likeliest token is as good as certain, and taken.
 const TEMPERATURE_GREEDY: f32 = 1e-5;
-/// Distances below the largest logit, in units of the temperature, within which candidates are
-/// looked for in turn. A look that finds little costs little; most rows need no more than three.
-const DISTANCES: [f32; 6] = [2.0, 4.0, 7.0, 11.0, 18.0, f32::INFINITY];
+/// Distances below the largest logit, in units of the temperature, within which the tokens of top_p
+/// are looked for in turn. A look that finds little costs little; peaked rows need no more.
+const DISTANCES: [f32; 4] = [2.0, 4.0, 7.0, 11.0];
 
 /// Which draw of a request this is: randomness depends on nothing else but the seed.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,7 @@ pub(crate) struct Sampler {
     adjusted: Vec<f32>,
     candidates: Vec<Candidate>,
     masses: Vec<f64>,
+    wide: WideNucleus,
 }
 
 impl Sampler {
@@ -59,40 +61,46 @@ impl Sampler {
         if greedy || max == f32::INFINITY {
             return logits.iter().position(|&logit| logit == max).map(|id| id as u32);
         }
-        let weigh = Weigh { max, scale: 1.0 / sampling.temperature };
+        let scale = 1.0 / sampling.temperature;
+        // Off, min_p is 0 and its logarithm -∞.
+        let weigh = Weigh { max, scale, floor: max + sampling.min_p.ln() / scale };
         let random = uniform(sampling.seed, draw.choice, draw.position);
-        let cut = Cut::new(sampling, logits.len());
-        if cut.is_none() {
-            return self.draw_from_row(logits, weigh, random);
+        let top_p = f64::from(sampling.top_p);
+        let top_k = usize::try_from(sampling.top_k).unwrap_or(0);
+        if (1..logits.len()).contains(&top_k) {
+            select::likeliest(logits, weigh, top_k, &mut self.candidates);
+            if top_p < 1.0 {
+                let mass = select::total(&self.candidates);
+                select::keep_mass(&mut self.candidates, mass * top_p);
+            }
+            return select::draw(&self.candidates, random * select::total(&self.candidates));
         }
-        self.collect(logits, weigh, &cut);
-        draw_from_candidates(&self.candidates, random)
+        if top_p < 1.0 {
+            return self.draw_from_nucleus(logits, weigh, top_p, random);
+        }
+        self.draw_from_row(logits, weigh, random)
     }
 
-    /// Leaves in `candidates` the tokens that min_p, top_k and top_p let through.
-    fn collect(&mut self, logits: &[f32], weigh: Weigh, cut: &Cut) {
-        let floor_min = weigh.max + cut.min_p.ln() / weigh.scale;
-        // Without min_p and top_k the whole row has a share in the mass that top_p is a part of.
-        let whole = (cut.top_k.is_none() && cut.min_p == 0.0).then(|| weigh.mass(logits));
+    /// Draws from the likeliest tokens that have `top_p` of the row's mass together.
+    fn draw_from_nucleus(
+        &mut self,
+        logits: &[f32],
+        weigh: Weigh,
+        top_p: f64,
+        random: f64,
+    ) -> Option<u32> {
+        let mass = weigh.mass(logits) * top_p;
         for distance in DISTANCES {
-            let floor = weigh.max - distance / weigh.scale;
-            select::collect(logits, floor.max(floor_min), weigh, &mut self.candidates);
-            let enough = match (cut.top_k, whole) {
-                (Some(count), _) => self.candidates.len() >= count,
-                (None, Some(mass)) => select::total(&self.candidates) >= mass * cut.top_p,
-                (None, None) => false,
-            };
-            if enough || floor <= floor_min {
+            let floor = (weigh.max - distance / weigh.scale).max(weigh.floor);
+            if !select::collect(logits, floor, weigh, &mut self.candidates) {
                 break;
             }
+            if select::total(&self.candidates) >= mass {
+                select::keep_mass(&mut self.candidates, mass);
+                return select::draw(&self.candidates, random * select::total(&self.candidates));
+            }
         }
-        if let Some(count) = cut.top_k {
-            select::keep_likeliest(&mut self.candidates, count);
-        }
-        if cut.top_p < 1.0 {
-            let mass = whole.unwrap_or_else(|| select::total(&self.candidates));
-            select::keep_mass(&mut self.candidates, mass * cut.top_p);
-        }
+        self.wide.draw(logits, weigh, mass, random)
     }
 
     /// Draws from every token of the row.
@@ -121,41 +129,5 @@ impl Sampler {
             left = left.max(0.0);
         }
         last.or_else(|| logits.iter().position(|&logit| logit == weigh.max).map(|id| id as u32))
-    }
-}
-
-fn draw_from_candidates(candidates: &[Candidate], random: f64) -> Option<u32> {
-    let mut left = random * select::total(candidates);
-    let mut last = None;
-    for candidate in candidates.iter().filter(|candidate| candidate.weight > 0.0) {
-        last = Some(candidate.id);
-        let weight = f64::from(candidate.weight);
-        if left < weight {
-            break;
-        }
-        left -= weight;
-    }
-    last
-}
-
-/// The parameters that leave tokens out, those that are off made so that they leave out none.
-struct Cut {
-    top_k: Option<usize>,
-    top_p: f64,
-    min_p: f32,
-}
-
-impl Cut {
-    fn new(sampling: &Sampling, vocab_size: usize) -> Self {
-        let top_k = usize::try_from(sampling.top_k).ok();
-        Self {
-            top_k: top_k.filter(|count| (1..vocab_size).contains(count)),
-            top_p: f64::from(sampling.top_p),
-            min_p: sampling.min_p,
-        }
-    }
-
-    fn is_none(&self) -> bool {
-        self.top_k.is_none() && self.top_p >= 1.0 && self.min_p == 0.0
     }
 }

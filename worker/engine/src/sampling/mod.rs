@@ -14,6 +14,7 @@ mod row;
 mod select;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 pub(crate) use adjust::History;
 pub(crate) use draw::{Draw, Sampler};

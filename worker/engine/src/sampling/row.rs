@@ -26,11 +26,19 @@ pub(super) struct Weigh {
     pub(super) max: f32,
     /// 1 / temperature.
     pub(super) scale: f32,
+    /// Logits below it weigh nothing.
+    pub(super) floor: f32,
 }
 
 impl Weigh {
     pub(super) fn weight(self, logit: f32) -> f32 {
-        exp((logit - self.max) * self.scale)
+        let weight = exp((logit - self.max) * self.scale);
+        if logit >= self.floor { weight } else { 0.0 }
+    }
+
+    /// How far a logit is below the largest, in the unit of the exponent.
+    pub(super) fn distance(self, logit: f32) -> f32 {
+        (self.max - logit) * self.scale
     }
 
     /// The sum of the weights of at most `BLOCK` logits.
@@ -100,7 +108,7 @@ mod tests {
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(max(&logits), largest);
             let plain: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
-            let weigh = Weigh { max: largest, scale: 1.0 };
+            let weigh = Weigh { max: largest, scale: 1.0, floor: f32::NEG_INFINITY };
             assert!((weigh.mass(&logits) - plain).abs() <= plain * 1e-6);
         }
         assert_eq!(max(&[f32::NAN, -1.0, f32::NAN]), -1.0);

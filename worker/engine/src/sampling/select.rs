@@ -8,6 +8,8 @@ use super::row::Weigh;
 const SKIP: usize = 32;
 /// Candidates few enough to sort at once.
 const SORT_MAX: usize = 64;
+/// Candidates worth writing down one by one.
+const CANDIDATES_MAX: usize = 8192;
 
 /// A token that may still be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,26 +20,65 @@ pub(super) struct Candidate {
     pub(super) weight: f32,
 }
 
+impl Weigh {
+    pub(super) fn candidate(self, id: u32, logit: f32) -> Candidate {
+        Candidate { id, logit, weight: self.weight(logit) }
+    }
+}
+
 /// Likeliest first; of equals the lower id.
 pub(super) fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
-/// Every token with a logit of at least `floor`, by id. NaN is below every floor.
-pub(super) fn collect(logits: &[f32], floor: f32, weigh: Weigh, found: &mut Vec<Candidate>) {
+/// Every token with a logit of at least `floor`, by id. NaN is below every floor. False: there are
+/// more than `CANDIDATES_MAX`, and some were left out.
+pub(super) fn collect(
+    logits: &[f32],
+    floor: f32,
+    weigh: Weigh,
+    found: &mut Vec<Candidate>,
+) -> bool {
     found.clear();
     for (index, block) in logits.chunks(SKIP).enumerate() {
         if !block.iter().fold(false, |any, &logit| any | (logit >= floor)) {
             continue;
         }
-        let first = index * SKIP;
-        for (offset, &logit) in block.iter().enumerate() {
-            if logit >= floor {
-                let id = (first + offset) as u32;
-                found.push(Candidate { id, logit, weight: weigh.weight(logit) });
+        if found.len() + SKIP > CANDIDATES_MAX {
+            return false;
+        }
+        let ids = (index * SKIP) as u32..;
+        let near = ids.zip(block).filter(|(_, logit)| **logit >= floor);
+        found.extend(near.map(|(id, &logit)| weigh.candidate(id, logit)));
+    }
+    true
+}
+
+/// The `count` likeliest tokens of those not below `weigh.floor`, in no particular order. Looks at
+/// each logit once: what is not above the least of the best so far is passed over.
+pub(super) fn likeliest(logits: &[f32], weigh: Weigh, count: usize, found: &mut Vec<Candidate>) {
+    found.clear();
+    if count == 0 {
+        return;
+    }
+    let full = 2 * count + SORT_MAX;
+    // Of equals the first stays, so a later one must be above it; at first all may come.
+    let mut above = f32::NEG_INFINITY;
+    for (index, block) in logits.chunks(SKIP).enumerate() {
+        if !block.iter().fold(false, |any, &logit| any | (logit > above)) {
+            continue;
+        }
+        for (id, &logit) in ((index * SKIP) as u32..).zip(block) {
+            if logit > above && logit >= weigh.floor {
+                found.push(weigh.candidate(id, logit));
             }
         }
+        if found.len() >= full {
+            keep_likeliest(found, count);
+            above = found.iter().fold(f32::INFINITY, |least, one| least.min(one.logit));
+        }
     }
+    keep_likeliest(found, count);
 }
 
 /// Cuts to the `count` likeliest, in no particular order.
@@ -75,4 +116,20 @@ pub(super) fn keep_mass(candidates: &mut Vec<Candidate>, mass: f64) {
 /// The sum of the candidates' weights.
 pub(super) fn total(candidates: &[Candidate]) -> f64 {
     candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
+}
+
+/// The candidate at `left` of the way through the weights; the last that weighs anything where
+/// rounding leads beyond all of them.
+pub(super) fn draw(candidates: &[Candidate], left: f64) -> Option<u32> {
+    let mut left = left;
+    let mut last = None;
+    for candidate in candidates.iter().filter(|candidate| candidate.weight > 0.0) {
+        last = Some(candidate.id);
+        let weight = f64::from(candidate.weight);
+        if left < weight {
+            break;
+        }
+        left -= weight;
+    }
+    last
 }

@@ -53,11 +53,15 @@ fn by_definition(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
     tokens
 }
 
-/// Draws follow the definition: nothing outside it, and every frequency within 5 deviations.
+const DRAWS: usize = 20_000;
+
 fn check_distribution(why: &str, logits: &[f32], sampling: &Sampling) {
-    const DRAWS: usize = 20_000;
+    check_drawn(why, logits, sampling, &draws(logits, sampling, DRAWS));
+}
+
+/// Draws follow the definition: nothing outside it, and every frequency within 5 deviations.
+fn check_drawn(why: &str, logits: &[f32], sampling: &Sampling, seen: &BTreeMap<u32, usize>) {
     let expected: BTreeMap<u32, f64> = by_definition(logits, sampling).into_iter().collect();
-    let seen = draws(logits, sampling, DRAWS);
     let stray = seen.keys().find(|id| !expected.contains_key(id));
     assert_eq!(stray, None, "{why}: drawn though left out");
     for (id, probability) in expected {
@@ -83,6 +87,43 @@ fn draws_follow_the_definition() {
     let flat: Vec<f32> = (0..3000).map(|id| (id % 7) as f32 / 100.0).collect();
     check_distribution("flat rows end in the last blocks too", &flat, &sampling(|_| ()));
     check_distribution("flat top_p", &flat, &sampling(|s| s.top_p = 0.5));
+}
+
+/// The way for rows in which top_p keeps thousands of tokens, on rows small enough to count.
+#[test]
+fn wide_draws_follow_the_definition() {
+    let mut logits: Vec<f32> = (0..40).map(|id| ((id * 17) % 40) as f32 / 6.0).collect();
+    logits.extend([f32::NAN, f32::NEG_INFINITY]);
+    for (top_p, min_p, temperature) in [(0.7, 0.0, 1.0), (0.9, 0.05, 2.0), (0.2, 0.0, 0.5)] {
+        let sampling = Sampling { top_p, min_p, temperature, ..Sampling::default() };
+        let max = row::max(&logits);
+        let floor = max + min_p.ln() * temperature;
+        let weigh = row::Weigh { max, scale: 1.0 / temperature, floor };
+        let mass = weigh.mass(&logits) * f64::from(top_p);
+        let mut nucleus = wide::WideNucleus::default();
+        let mut seen = BTreeMap::new();
+        for position in 0..DRAWS {
+            let token = nucleus.draw(&logits, weigh, mass, uniform(0, 0, position)).unwrap();
+            *seen.entry(token).or_default() += 1;
+        }
+        check_drawn("wide", &logits[..40], &sampling, &seen);
+    }
+}
+
+#[test]
+fn a_flat_row_of_a_real_vocabulary_keeps_its_share() {
+    let logits: Vec<f32> = (0..50_000_u64).map(|id| (id * 7919 % 50_000) as f32 / 25e3).collect();
+    let sampling = sampling(|s| s.top_p = 0.6);
+    let kept = by_definition(&logits, &sampling);
+    assert!(kept.len() > 10_000);
+    let (best, least) = (kept[kept.len() / 3].1, kept[kept.len() - 1].1);
+    let expected: f64 = kept.iter().filter(|(_, p)| *p >= best).map(|(_, p)| p).sum();
+    let seen = draws(&logits, &sampling, 4000);
+    let probability: BTreeMap<u32, f64> = kept.into_iter().collect();
+    let likely: usize =
+        seen.iter().filter(|(id, _)| probability[id] >= best).map(|(_, count)| count).sum();
+    assert!(seen.keys().all(|id| probability[id] >= least));
+    assert!((likely as f64 / 4000.0 - expected).abs() < 5.0 * (0.25_f64 / 4000.0).sqrt());
 }
 
 #[test]
@@ -270,6 +311,12 @@ proptest! {
         let mut kept = all;
         select::keep_likeliest(&mut kept, plain.len());
         kept.sort_by(select::likelier);
-        prop_assert_eq!(kept, plain);
+        prop_assert_eq!(&kept, &plain);
+        let row: Vec<f32> = logits.iter().map(|&logit| logit as f32).collect();
+        let weigh = row::Weigh { max: 8.0, scale: 1.0, floor: f32::NEG_INFINITY };
+        select::likeliest(&row, weigh, plain.len(), &mut kept);
+        kept.sort_by(select::likelier);
+        let ids = |tokens: &[select::Candidate]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
+        prop_assert_eq!(ids(&kept), ids(&plain));
     }
 }
