@@ -25,6 +25,8 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_syntax(syntax.expect("only the default delimiters are used"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_fuel(Some(FUEL));
+    // Jinja's own filters and functions that minijinja keeps apart (`truncate`, `joiner`, …).
+    minijinja_contrib::add_to_environment(&mut environment);
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_function("raise_exception", raise_exception);

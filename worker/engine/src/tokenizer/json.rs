@@ -1,13 +1,13 @@
-//! `tokenizer.json`, run by the `tokenizers` crate. Its tokens' bytes are worked out once, from what
-//! its decoder does, so that a stream can be decoded token by token.
+//! `tokenizer.json`, run by the `tokenizers` crate. Its tokens' bytes are worked out once, from
+//! what its decoder does, so that a stream can be decoded token by token.
 
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tokenizers::{ModelWrapper, Tokenizer as Pipeline};
+use tokenizers::{ModelWrapper, PostProcessorWrapper, Tokenizer as Pipeline};
 
 use super::table::TokenTable;
-use super::{EncodeOptions, TokenKind, TokenizerError, byte_alphabet};
+use super::{Frame, TokenKind, TokenizerError, byte_alphabet};
 
 /// What [`JsonEncoder::read`] makes of the files.
 pub(super) struct Read {
@@ -15,8 +15,8 @@ pub(super) struct Read {
     pub(super) table: TokenTable,
     pub(super) bos: Option<u32>,
     pub(super) eos: Vec<u32>,
-    pub(super) add_bos: bool,
-    pub(super) add_eos: bool,
+    /// What a sequence begins and ends with.
+    pub(super) frame: Frame,
 }
 
 /// The encoder of a `tokenizer.json`.
@@ -24,10 +24,14 @@ pub(super) struct JsonEncoder {
     pipeline: Pipeline,
     /// The same, but reading the text of control tokens as text. Seldom asked for, so made late.
     plain: OnceLock<Box<Pipeline>>,
-    /// The post-processor adds the special tokens. Not where `tokenizer_config.json` says which:
-    /// that then is all that is added.
-    post_processes: bool,
     strips_leading_space: bool,
+}
+
+/// The parts of `tokenizer.json` that are read here.
+#[derive(serde::Deserialize)]
+struct Parts {
+    post_processor: Option<Value>,
+    decoder: Option<Value>,
 }
 
 /// What the decoder does to a token; see [`Spelling::bytes`].
@@ -51,37 +55,48 @@ impl JsonEncoder {
     /// Reads `tokenizer.json` and `tokenizer_config.json`. Errors: no JSON, or not a tokenizer's; a
     /// model that is neither BPE nor Unigram; a decoder that does not work token by token.
     pub(super) fn read(json: &[u8], config: Option<&Value>) -> Result<Read, TokenizerError> {
+        let unsound = |source: serde_json::Error| TokenizerError::Json { source: source.into() };
+        // Also before the pipeline is built: its parser panics on a decoder that is no JSON.
+        let Parts { post_processor, decoder } = serde_json::from_slice(json).map_err(unsound)?;
         let mut pipeline =
             Pipeline::from_bytes(json).map_err(|source| TokenizerError::Json { source })?;
+        // Its work is done here: it panics on tokens that it does not know.
+        pipeline.with_post_processor(None::<PostProcessorWrapper>);
         pipeline.with_padding(None);
         pipeline.with_truncation(None).map_err(|source| TokenizerError::Json { source })?;
         check_model(&pipeline)?;
-        let spelling = Spelling::of(&pipeline)?;
+        let mut spelling = Spelling::default();
+        if let Some(decoder) = decoder {
+            spelling.add(&decoder)?;
+        }
         let table = table(&pipeline, &spelling)?;
         let named = |name: &str| {
             let token = config.and_then(|config| config.get(name));
-            let text = token.and_then(|token| token.as_str().or(token.get("content")?.as_str()));
+            let text =
+                token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
             text.and_then(|text| table.id(text.as_bytes()))
         };
         let (bos, eos) = (named("bos_token"), named("eos_token"));
         let strips_leading_space = spelling.strips_leading_space;
+        let mut frame = Frame::default();
+        if let Some(processor) = post_processor {
+            add_processor(&processor, table.len(), &mut frame)?;
+        }
+        // Where the configuration says what is added, that is all that is added.
         let asked = |key| config.and_then(|config| config.get(key)?.as_bool());
         let (add_bos, add_eos) = (asked("add_bos_token"), asked("add_eos_token"));
-        let post_processes = add_bos.is_none() && add_eos.is_none();
-        let plain = OnceLock::new();
-        Ok(Read {
-            encoder: Self { pipeline, plain, post_processes, strips_leading_space },
-            table,
-            bos,
-            eos: eos.into_iter().collect(),
-            add_bos: add_bos.unwrap_or(false),
-            add_eos: add_eos.unwrap_or(false),
-        })
+        if add_bos.is_some() || add_eos.is_some() {
+            let wanted = |asked: Option<bool>, id: Option<u32>| id.filter(|_| asked == Some(true));
+            frame.before = wanted(add_bos, bos).into_iter().collect();
+            frame.after = wanted(add_eos, eos).into_iter().collect();
+        }
+        let encoder = Self { pipeline, plain: OnceLock::new(), strips_leading_space };
+        Ok(Read { encoder, table, bos, eos: eos.into_iter().collect(), frame })
     }
 
-    /// The ids of `text`, with what the checkpoint's post-processor adds if that is asked for.
-    pub(super) fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
-        let pipeline = if options.parse_special {
+    /// The ids of `text`.
+    pub(super) fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
+        let pipeline = if parse_special {
             &self.pipeline
         } else {
             self.plain.get_or_init(|| {
@@ -91,7 +106,7 @@ impl JsonEncoder {
             })
         };
         // `check_model` left no model that refuses a text.
-        let encoding = pipeline.encode_fast(text, options.add_special && self.post_processes);
+        let encoding = pipeline.encode_fast(text, false);
         encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
     }
 
@@ -101,6 +116,50 @@ impl JsonEncoder {
             text.remove(0);
         }
     }
+}
+
+/// Adds the ids that a post-processor puts around a single text.
+fn add_processor(
+    processor: &Value,
+    tokens: usize,
+    frame: &mut Frame,
+) -> Result<(), TokenizerError> {
+    let mut add = |id: Option<u64>, before: bool| {
+        let id = id.and_then(|id| u32::try_from(id).ok()).unwrap_or(u32::MAX);
+        if id as usize >= tokens {
+            return Err(TokenizerError::SpecialId { key: "post_processor", id, tokens });
+        }
+        if before {
+            frame.before.push(id)
+        } else {
+            frame.after.push(id)
+        }
+        Ok(())
+    };
+    match processor["type"].as_str().unwrap_or_default() {
+        "Sequence" => {
+            for each in processor["processors"].as_array().into_iter().flatten() {
+                add_processor(each, tokens, frame)?;
+            }
+        }
+        "ByteLevel" => {}
+        "TemplateProcessing" => {
+            let mut before = true;
+            for piece in processor["single"].as_array().into_iter().flatten() {
+                match piece["SpecialToken"]["id"].as_str() {
+                    None => before = false,
+                    Some(name) => {
+                        let ids = processor["special_tokens"][name]["ids"].as_array();
+                        let ids =
+                            ids.ok_or_else(|| unsupported(format!("a template's `{name}`")))?;
+                        ids.iter().try_for_each(|id| add(id.as_u64(), before))?;
+                    }
+                }
+            }
+        }
+        other => return Err(unsupported(format!("post-processor type `{other}`"))),
+    }
+    Ok(())
 }
 
 /// Only models that give ids to every text, and always the same, are run.
@@ -155,16 +214,6 @@ fn fallback_byte(text: &str) -> Option<u8> {
 }
 
 impl Spelling {
-    fn of(pipeline: &Pipeline) -> Result<Self, TokenizerError> {
-        let mut spelling = Self::default();
-        if let Some(decoder) = pipeline.get_decoder() {
-            let decoder = serde_json::to_value(decoder)
-                .map_err(|source| TokenizerError::Json { source: source.into() })?;
-            spelling.add(&decoder)?;
-        }
-        Ok(spelling)
-    }
-
     /// Adds what one decoder, or a sequence of them, does.
     fn add(&mut self, decoder: &Value) -> Result<(), TokenizerError> {
         let text = |value: &Value| value.as_str().map(str::to_owned);

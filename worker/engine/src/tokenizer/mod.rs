@@ -48,10 +48,20 @@ pub struct Tokenizer {
     bos: Option<u32>,
     /// The end-of-generation ids, the checkpoint's own first.
     eos: Vec<u32>,
-    /// Whether the encoder leaves it to us to begin a sequence with `bos`, and to end it with the
-    /// first of `eos`.
-    add_bos: bool,
-    add_eos: bool,
+    frame: Frame,
+}
+
+/// The special tokens that the checkpoint puts around a text.
+#[derive(Debug, Default)]
+struct Frame {
+    before: Vec<u32>,
+    after: Vec<u32>,
+}
+
+impl Frame {
+    fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.after.is_empty()
+    }
 }
 
 enum Encoder {
@@ -72,8 +82,8 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of an opened checkpoint, wherever it has it. Errors: as [`Self::from_gguf`] and
-    /// [`Self::from_json`].
+    /// The tokenizer of an opened checkpoint, wherever it has it. Errors: as [`Self::from_gguf`]
+    /// and [`Self::from_json`].
     pub fn of_model(model: &ModelFiles) -> Result<Self, TokenizerError> {
         let mut tokenizer = match model.tokenizer() {
             TokenizerSource::Gguf(file) => Self::from_gguf(&file)?,
@@ -95,11 +105,15 @@ impl Tokenizer {
         let mut table = TokenTable::from_vocabulary(vocabulary)?;
         let eos = end_of_generation::of_vocabulary(vocabulary, &mut table);
         let encoder = BytePairs::new(vocabulary, &table)?;
+        let added = |add: bool, id: Option<u32>| id.filter(|_| add).into_iter().collect();
+        let frame = Frame {
+            before: added(vocabulary.add_bos.unwrap_or(encoder.adds_bos()), vocabulary.bos),
+            after: added(vocabulary.add_eos.unwrap_or(false), vocabulary.eos),
+        };
         Ok(Self {
             bos: vocabulary.bos,
             eos,
-            add_bos: vocabulary.add_bos.unwrap_or(encoder.adds_bos()),
-            add_eos: vocabulary.add_eos.unwrap_or(false),
+            frame,
             encoder: Encoder::BytePairs(Box::new(encoder)),
             table,
         })
@@ -113,26 +127,20 @@ impl Tokenizer {
         tokenizer: &[u8],
         config: Option<&serde_json::Value>,
     ) -> Result<Self, TokenizerError> {
-        let json::Read { encoder, table, bos, eos, add_bos, add_eos } =
-            JsonEncoder::read(tokenizer, config)?;
-        Ok(Self { table, encoder: Encoder::Json(Box::new(encoder)), bos, eos, add_bos, add_eos })
+        let json::Read { encoder, table, bos, eos, frame } = JsonEncoder::read(tokenizer, config)?;
+        Ok(Self { table, encoder: Encoder::Json(Box::new(encoder)), bos, eos, frame })
     }
 
     /// The ids of `text`. Never fails: text that has no token is left out, as the checkpoint says.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
-        let mut ids = match &self.encoder {
-            Encoder::Json(json) => json.encode(text, options),
+        let ids = match &self.encoder {
+            Encoder::Json(json) => json.encode(text, options.parse_special),
             Encoder::BytePairs(pairs) => pairs.encode(text, options.parse_special, &self.table),
         };
-        if options.add_special {
-            if let (true, Some(bos)) = (self.add_bos, self.bos) {
-                ids.insert(0, bos);
-            }
-            if let (true, Some(&eos)) = (self.add_eos, self.eos.first()) {
-                ids.push(eos);
-            }
+        if !options.add_special || self.frame.is_empty() {
+            return ids;
         }
-        ids
+        [&self.frame.before, &ids, &self.frame.after].map(Vec::as_slice).concat()
     }
 
     /// The text of `ids`, invalid UTF-8 replaced. `skip_special` leaves control tokens out; ids
