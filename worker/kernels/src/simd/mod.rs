@@ -18,6 +18,10 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
 
+use half::f16;
+
+use crate::cpu::Cpu;
+
 /// A row of vectors: [`COUNT`](Self::COUNT) floats, as many 32-bit integers, or four times as many
 /// bytes.
 ///
@@ -149,20 +153,23 @@ pub(crate) trait Lanes: Copy {
 }
 
 /// Calls `$kernel::<L>($args)` (an unsafe inline function over [`Lanes`]) with the instruction set
-/// of `$cpu` switched on. `$extra` are further generic arguments.
+/// of `$cpu` switched on.
 macro_rules! dispatch {
-    ($cpu:expr, $kernel:ident [$($extra:tt)*] ($($arg:ident : $type:ty),* $(,)?)) => {{
+    ($cpu:expr, $kernel:ident ($($arg:ident : $type:ty),* $(,)?)) => {
+        $crate::simd::dispatch!($cpu, $kernel ($($arg: $type),*) -> ())
+    };
+    ($cpu:expr, $kernel:ident ($($arg:ident : $type:ty),* $(,)?) -> $out:ty) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn with_avx512($($arg: $type),*) {
+        fn with_avx512($($arg: $type),*) -> $out {
             // SAFETY: the instructions are on in this function; the rest is the caller's.
-            unsafe { $kernel::<$crate::simd::Avx512 $($extra)*>($($arg),*) }
+            unsafe { $kernel::<$crate::simd::Avx512>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn with_avx2($($arg: $type),*) {
+        fn with_avx2($($arg: $type),*) -> $out {
             // SAFETY: the instructions are on in this function; the rest is the caller's.
-            unsafe { $kernel::<$crate::simd::Avx2 $($extra)*>($($arg),*) }
+            unsafe { $kernel::<$crate::simd::Avx2>($($arg),*) }
         }
         match $cpu.level() {
             // SAFETY: a `Cpu` of this level exists, so the machine has its instructions.
@@ -172,8 +179,32 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             $crate::CpuLevel::Avx2 => unsafe { with_avx2($($arg),*) },
             // SAFETY: plain Rust needs no instruction set; the rest is the caller's.
-            _ => unsafe { $kernel::<$crate::simd::Portable $($extra)*>($($arg),*) },
+            _ => unsafe { $kernel::<$crate::simd::Portable>($($arg),*) },
         }
     }};
 }
 pub(crate) use dispatch;
+
+/// The greatest finite half float.
+const HALF_MAX: f32 = 65504.0;
+
+/// Rounds `from` to half floats, the greatest finite one at most.
+pub(crate) fn to_halves(cpu: Cpu, from: &[f32], to: &mut [u16]) {
+    dispatch!(cpu, to_halves_lanes (from: &[f32], to: &mut [u16]));
+}
+
+#[inline(always)]
+unsafe fn to_halves_lanes<L: Lanes>(from: &[f32], to: &mut [u16]) {
+    let length = from.len().min(to.len());
+    let whole = length / L::COUNT * L::COUNT;
+    // SAFETY: vectors end inside both slices.
+    unsafe {
+        for at in (0..whole).step_by(L::COUNT) {
+            let value = L::max(L::load(from.as_ptr().add(at)), L::splat(-HALF_MAX));
+            L::store_f16(to.as_mut_ptr().add(at), L::min(value, L::splat(HALF_MAX)));
+        }
+    }
+    for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {
+        *to = f16::from_f32(from.clamp(-HALF_MAX, HALF_MAX)).to_bits();
+    }
+}

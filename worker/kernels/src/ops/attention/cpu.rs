@@ -48,7 +48,7 @@ pub(super) fn attention(
     pool.run(tiles, &|task| {
         let tile = &find(&job, spans, task);
         let job = &job;
-        simd::dispatch!(pool.cpu(), whole_tile [](job: &Job<'_>, tile: &Tile<'_>));
+        simd::dispatch!(pool.cpu(), whole_tile(job: &Job<'_>, tile: &Tile<'_>));
     });
 }
 
@@ -96,7 +96,7 @@ fn by_chunks(pool: &ComputePool, job: &Job<'_>, spans: &[AttentionSpan<'_>]) {
             let (sums, running) = unsafe {
                 (sums.range(task * sums_length, sums_length), &mut running.range(task, 1)[0])
             };
-            simd::dispatch!(pool.cpu(), one_chunk [](
+            simd::dispatch!(pool.cpu(), one_chunk(
                 job: &Job<'_>, tile: &Tile<'_>, index: usize,
                 running: &mut [Running; TILE_QUERIES_MAX], sums: &mut [f32],
             ));
@@ -108,7 +108,7 @@ fn by_chunks(pool: &ComputePool, job: &Job<'_>, spans: &[AttentionSpan<'_>]) {
         let running = &running[at..at + chunks];
         let sums = &sums[at * sums_length..(at + chunks) * sums_length];
         at += chunks;
-        simd::dispatch!(pool.cpu(), merge_chunks [](
+        simd::dispatch!(pool.cpu(), merge_chunks(
             job: &Job<'_>, tile: &Tile<'_>, running: &[[Running; TILE_QUERIES_MAX]], sums: &[f32],
         ));
     }

@@ -4,14 +4,12 @@ use half::f16;
 
 use crate::cpu::Cpu;
 use crate::shape::{self, ShapeError};
-use crate::simd::{self, Lanes};
+use crate::simd;
 
 /// Tokens in one block.
 pub const KV_BLOCK_TOKENS: usize = 16;
 
 const OP: &str = "key-value pool";
-/// The greatest finite half float.
-const HALF_MAX: f32 = 65504.0;
 
 /// The size of a [`KvPool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,13 +106,13 @@ impl KvPool {
                 let start = self.start(layer, slot.block, head);
                 let tile = &mut self.halves[start..start + 2 * head_dim * KV_BLOCK_TOKENS];
                 let (key_tile, value_tile) = tile.split_at_mut(head_dim * KV_BLOCK_TOKENS);
-                to_halves(self.cpu, &keys[at..at + head_dim], &mut halves);
+                simd::to_halves(self.cpu, &keys[at..at + head_dim], &mut halves);
                 let column = key_tile[slot.slot..].iter_mut().step_by(KV_BLOCK_TOKENS);
                 for (place, &key) in column.zip(&halves) {
                     *place = key;
                 }
                 let value_row = &mut value_tile[slot.slot * head_dim..][..head_dim];
-                to_halves(self.cpu, &values[at..at + head_dim], value_row);
+                simd::to_halves(self.cpu, &values[at..at + head_dim], value_row);
             }
         }
         Ok(())
@@ -151,26 +149,5 @@ impl<'a> KvLayer<'a> {
         let start = self.pool.start(self.layer, block, head);
         let half = self.pool.layout.head_dim * KV_BLOCK_TOKENS;
         self.pool.halves[start..start + 2 * half].split_at(half)
-    }
-}
-
-/// Rounds `from` to half floats.
-fn to_halves(cpu: Cpu, from: &[f32], to: &mut [u16]) {
-    simd::dispatch!(cpu, to_halves_lanes [](from: &[f32], to: &mut [u16]));
-}
-
-#[inline(always)]
-unsafe fn to_halves_lanes<L: Lanes>(from: &[f32], to: &mut [u16]) {
-    let length = from.len().min(to.len());
-    let whole = length / L::COUNT * L::COUNT;
-    // SAFETY: vectors end inside both slices.
-    unsafe {
-        for at in (0..whole).step_by(L::COUNT) {
-            let value = L::max(L::load(from.as_ptr().add(at)), L::splat(-HALF_MAX));
-            L::store_f16(to.as_mut_ptr().add(at), L::min(value, L::splat(HALF_MAX)));
-        }
-    }
-    for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {
-        *to = f16::from_f32(from.clamp(-HALF_MAX, HALF_MAX)).to_bits();
     }
 }

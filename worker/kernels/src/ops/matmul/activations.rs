@@ -76,7 +76,7 @@ impl Activations {
             let (values, quantised) = (&*values, &mut quantised);
             simd::dispatch!(
                 pool.cpu(),
-                quantise [](values: &[f32], quantised: &mut QuantisedRow<'_>)
+                quantise(values: &[f32], quantised: &mut QuantisedRow<'_>)
             );
         });
     }

@@ -65,7 +65,7 @@ pub(super) fn matmul(
                 stride: weight.rows(),
                 mode,
             };
-            simd::dispatch!(pool.cpu(), run_task [](task: &Task<'_>));
+            simd::dispatch!(pool.cpu(), run_task(task: &Task<'_>));
             return;
         }
     });

@@ -88,7 +88,7 @@ impl Segment {
             // SAFETY: the lines were just written, and a line is its 64 bytes.
             let bytes =
                 unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), panel_bytes) };
-            pack::panel(view, panel * PANEL_ROWS, bytes);
+            pack::panel(pool.cpu(), view, panel * PANEL_ROWS, bytes);
         });
         // SAFETY: each panel's task has written all its lines, and together they are all of them.
         unsafe { lines.set_len(lines_total) };

@@ -1,6 +1,7 @@
 //! Plain norms; sums in f64 so that they are the truth to compare with.
 
 /// RMS norm with weights `offset + weight[i]`.
+#[cfg(test)]
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], offset: f32, epsilon: f32, out: &mut [f32]) {
     let squares: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     let mean = squares / x.len().max(1) as f64;
