@@ -60,7 +60,7 @@ impl Activations {
         let scaled_sums = SharedSlice::new(&mut self.scaled_sums);
         let negative_sums = SharedSlice::new(&mut self.negative_sums);
         let half_sums = SharedSlice::new(&mut self.negative_half_sums);
-        pool.run(tokens, &|token| {
+        pool.run_each(tokens, &|token| {
             // SAFETY: a token's ranges are its own, and the run ends before the borrows do.
             let (values, mut quantised) = unsafe {
                 let quantised = QuantisedRow {
