@@ -138,3 +138,14 @@ fn logits_of_every_prompt_token_come_a_few_at_a_time_and_from_no_cache() {
     scheduler.admit(id(2), prompt(0, 70));
     check("anyone else finds it", &mut scheduler, &["2:64..70"]);
 }
+
+#[test]
+fn only_what_is_computed_is_found() {
+    let mut scheduler = scheduler(8, 40, BLOCKS);
+    let text = prompt(0, 70);
+    scheduler.admit(id(0), Sequence::with_prompt_rows(&text.tokens, Prefix::Tenant(0)));
+    check("a part of the prompt", &mut scheduler, &["0:0..32"]);
+    scheduler.admit(id(1), text);
+    check("not what this step computes", &mut scheduler, &["0:32..64 1:32..40"]);
+    check("each goes on by itself", &mut scheduler, &["0:64..70 1:40..70", "0:70..71 1:70..71"]);
+}
