@@ -67,7 +67,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "naru",
-        may_use: &["naru-api", "naru-controller", "naru-gateway", "naru-plan"],
+        may_use: &["naru-api", "naru-controller", "naru-gateway", "naru-plan", "naru-protocol"],
         must_never_know: &["tokenizers", "cudarc", "memmap2"],
     },
     Rule {

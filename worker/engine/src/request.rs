@@ -40,7 +40,7 @@ pub struct Limits {
     /// At most this many output tokens; None: as many as the context holds. Zero computes the
     /// prompt and samples nothing.
     pub max_tokens: Option<usize>,
-    /// No end-of-generation token, stop token or stop string ends an answer of up to this many tokens.
+    /// No end-of-generation token, stop token or stop string ends an answer up to this length.
     pub min_tokens: usize,
     /// The model's own end-of-generation tokens do not end the answer.
     pub ignore_eos: bool,

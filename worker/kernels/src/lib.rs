@@ -7,7 +7,7 @@
 //! ```text
 //! GGUF / safetensors bytes ── MatrixView ── PackedMatrix::pack (once, at load)
 //!                                                │
-//! hidden state ── Activations::fill (norm + int8) ── matmul ── rope ── KvPool::write ── attention ── …
+//! hidden state ── Activations::fill (norm + int8) ── matmul ── rope ── KvPool::write ── attention
 //! ```
 //!
 //! An op never knows of requests, files or models, starts no thread of its own (a [`ComputePool`]

@@ -14,8 +14,8 @@ pub(crate) struct BlockTable {
 }
 
 impl BlockTable {
-    /// An empty table under `root`, holding whatever full blocks of `tokens` the pool has. One token
-    /// at least is left out, for a sequence needs the logits after its last.
+    /// An empty table under `root`, holding whatever full blocks of `tokens` the pool has. At least
+    /// one token is left out, for a sequence needs the logits after its last.
     pub(crate) fn open(pool: &mut BlockPool, root: Prefix, tokens: &[u32]) -> Self {
         let mut table = Self { blocks: Vec::new(), sealed: 0, prefix: root };
         let reusable = &tokens[..tokens.len().saturating_sub(1)];

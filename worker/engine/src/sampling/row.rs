@@ -61,8 +61,8 @@ impl Weigh {
 }
 
 /// eˣ for x ≤ 0 to 2 units in the last place; exactly 1 at 0; 0 below `EXP_MIN` and for NaN.
-/// x = n·ln 2 + r with |r| ≤ ½ ln 2; eʳ by its Taylor series to r⁷ (error < 1e-8), 2ⁿ by adding n to
-/// the exponent.
+/// x = n·ln 2 + r with |r| ≤ ½ ln 2; eʳ by its Taylor series to r⁷ (error < 1e-8), 2ⁿ by adding n
+/// to the exponent.
 fn exp(x: f32) -> f32 {
     /// Adding it leaves round(x) in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;

@@ -87,7 +87,8 @@ proptest! {
         window in proptest::option::of(1usize..200), softcap in proptest::option::of(1f32..20.0),
         seed in 0u32..1 << 20,
     ) {
-        let shape = AttentionShape { window, softcap, ..shape(group * kv_heads, kv_heads, dim * 16) };
+        let shape = shape(group * kv_heads, kv_heads, dim * 16);
+        let shape = AttentionShape { window, softcap, ..shape };
         let sequence = sequence(shape, tokens, seed);
         let expected = sequence.reference();
         for level in LEVELS {
