@@ -2,16 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use naru_engine::{EncodeOptions, Tokenizer, TokenizerFiles};
+use naru_engine::{EncodeOptions, Tokenizer};
 
 fuzz_target!(|bytes: &[u8]| {
-    let files = TokenizerFiles {
-        tokenizer: bytes,
-        tokenizer_config: None,
-        generation_config: None,
-        config: None,
-    };
-    if let Ok(tokenizer) = Tokenizer::from_json(&files) {
+    if let Ok(tokenizer) = Tokenizer::from_json(bytes, None) {
         let ids = tokenizer.encode("나루 ferry 🛶", EncodeOptions::default());
         let _ = tokenizer.decode(&ids, true);
     }
