@@ -44,14 +44,20 @@ impl BytePairs {
         });
         let mut merges = Merges::with_capacity(vocabulary.merges.len());
         let mut joined = Vec::new();
+        let mut last = 0;
         for (index, &merge) in vocabulary.merges.iter().enumerate() {
             let (left, right) = parts(merge)
                 .ok_or_else(|| TokenizerError::Merge { index, merge: merge.to_owned() })?;
-            joined.clear();
-            joined.extend_from_slice(left);
-            joined.extend_from_slice(right);
-            let (left, right) = (symbols.number(left), symbols.number(right));
-            merges.insert(left, right, index as u32, symbols.number(&joined));
+            // Vocabularies mostly number what merges make in the order of the merges.
+            last = if table.is_written(last + 1, left, right) {
+                last + 1
+            } else {
+                joined.clear();
+                joined.extend_from_slice(left);
+                joined.extend_from_slice(right);
+                symbols.number(&joined)
+            };
+            merges.insert(symbols.number(left), symbols.number(right), index as u32, last);
         }
         Ok(Self {
             bytes,

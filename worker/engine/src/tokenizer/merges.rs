@@ -3,7 +3,7 @@ use std::collections::BinaryHeap;
 
 /// Which pairs of symbols merge, how early, and into what.
 pub(super) struct Merges {
-    /// Open addressing, half full at most.
+    /// Open addressing, two thirds full at most.
     slots: Vec<Slot>,
     /// The hash's upper bits choose the slot.
     shift: u32,
@@ -44,7 +44,7 @@ const SCANNED_SYMBOLS_MAX: usize = 48;
 impl Merges {
     /// Room for `pairs` pairs.
     pub(super) fn with_capacity(pairs: usize) -> Self {
-        let slots = (pairs * 2).next_power_of_two().max(2);
+        let slots = (pairs + pairs / 2 + 1).next_power_of_two().max(2);
         let empty = Slot { left: NONE, right: NONE, rank: NONE, merged: NONE };
         Self { slots: vec![empty; slots], shift: 64 - slots.trailing_zeros() }
     }

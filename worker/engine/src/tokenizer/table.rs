@@ -92,6 +92,13 @@ impl TokenTable {
         self.written.get(id)
     }
 
+    /// Whether `id` is what [`Self::id`] finds for `left` and `right` together; quick to tell, and
+    /// may be false where it is.
+    pub(super) fn is_written(&self, id: u32, left: &[u8], right: &[u8]) -> bool {
+        let written = self.written(id);
+        !self.index.repeats && written.strip_prefix(left).is_some_and(|rest| rest == right)
+    }
+
     /// The last token written `text`; none is written as nothing.
     pub(super) fn id(&self, text: &[u8]) -> Option<u32> {
         if text.is_empty() {
@@ -126,25 +133,28 @@ impl Arena {
     }
 }
 
-/// Which id has a text: open addressing over the arena, half full at most.
+/// Which id has a text: open addressing over the arena, three quarters full at most.
 struct Index {
     /// The hash's upper half and the id, or [`Index::EMPTY`].
     slots: Vec<(u32, u32)>,
     mask: usize,
+    /// Some text has two ids; the last counts.
+    repeats: bool,
 }
 
 impl Index {
     const EMPTY: (u32, u32) = (0, u32::MAX);
 
     fn with_capacity(tokens: usize) -> Self {
-        let slots = (tokens * 2).next_power_of_two();
-        Self { slots: vec![Self::EMPTY; slots], mask: slots - 1 }
+        let slots = (tokens + tokens / 3 + 1).next_power_of_two();
+        Self { slots: vec![Self::EMPTY; slots], mask: slots - 1, repeats: false }
     }
 
     fn insert(&mut self, arena: &Arena, id: u32) {
         let text = arena.get(id);
-        let (slot, _) = self.probe(arena, text);
+        let (slot, before) = self.probe(arena, text);
         self.slots[slot] = ((hash(text) >> 32) as u32, id);
+        self.repeats |= before.is_some();
     }
 
     fn find(&self, arena: &Arena, text: &[u8]) -> Option<u32> {
