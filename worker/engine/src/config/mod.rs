@@ -21,6 +21,8 @@ use thiserror::Error;
 pub(crate) use family::Family;
 pub(crate) use gguf::read_gguf;
 pub(crate) use json::read_json;
+#[cfg(test)]
+pub(crate) use names::GGUF;
 pub(crate) use names::{LayerRole, ModelRole, NameTable};
 pub use rope::{Rope, RopeScaling};
 

@@ -14,7 +14,6 @@ use super::shard::{Cut, Shard, ShardError};
 use crate::config::{
     LayerRole, ModelConfig, ModelRole, NameTable, NormKind, NormPlacement, QkNorm,
 };
-use crate::model::ModelFiles;
 use crate::weights::{MappedMatrix, Tensors, WeightError};
 
 /// How far a load has come. Bytes are those of the tensors in the files.
@@ -37,23 +36,23 @@ pub enum LoadError {
     Weight(#[source] WeightError),
 }
 
+/// A model's configuration and tensors, whatever they came from.
+pub(super) struct Source<'a> {
+    pub(super) config: &'a ModelConfig,
+    pub(super) names: &'static NameTable,
+    pub(super) tensors: &'a Tensors,
+}
+
 pub(super) fn load(
-    files: &ModelFiles,
+    source: &Source<'_>,
     shard: Shard,
     pool: Arc<ComputePool>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Decoder, LoadError> {
-    let config = files.config();
+    let &Source { config, names, tensors } = source;
     let cut = shard.cut(config).map_err(LoadError::Shard)?;
     let mut ropes = RopeTables::new();
-    let loader = Loader {
-        tensors: files.tensors(),
-        names: files.family().names,
-        config,
-        shard: &shard,
-        cut: &cut,
-        pool: &pool,
-    };
+    let loader = Loader { tensors, names, config, shard: &shard, cut: &cut, pool: &pool };
     let mut done = LoadProgress { bytes_done: 0, bytes_total: loader.bytes_total() };
     progress(done);
     let layers = shard.layers.clone().map(|index| {

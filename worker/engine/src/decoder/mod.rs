@@ -17,6 +17,8 @@ mod local;
 mod positions;
 mod shard;
 mod step;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -59,7 +61,9 @@ impl Decoder {
         pool: Arc<ComputePool>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, LoadError> {
-        load::load(files, shard, pool, progress)
+        let (config, names) = (files.config(), files.family().names);
+        let source = load::Source { config, names, tensors: files.tensors() };
+        load::load(&source, shard, pool, progress)
     }
 
     /// Computes `batch`, writes keys and values of each token into its span's blocks, and returns
