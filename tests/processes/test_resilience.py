@@ -148,8 +148,6 @@ def test_editing_replicas_scales(up):
     serving.until(lambda: len(up.worker_pids()) == 1, "one worker")
     up.write(yaml(replicas=0))
     serving.until(lambda: not up.worker_pids(), "no worker")
-    response = httpx.post(f"{up.address}/chat/completions", json=ASK | {"max_tokens": 2}, timeout=120)
-    assert response.status_code in (404, 503), response.text
 
 
 def test_requests_are_spread_over_ready_workers(up):
