@@ -129,6 +129,7 @@ fn values_outside_of_their_range() {
         (r#""n": 0"#, "n"),
         (r#""n": 100000"#, "n"),
         (r#""max_tokens": 0"#, "max_tokens"),
+        (r#""min_tokens": 9, "max_tokens": 8"#, "min_tokens"),
         (r#""stop": """#, "stop"),
         (r#""top_logprobs": 3"#, "top_logprobs"),
         (r#""logprobs": true, "top_logprobs": 21"#, "top_logprobs"),

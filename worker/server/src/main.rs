@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
 use crate::args::Args;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
+    allow_many_files();
     // Connections are served by two threads, and whatever may take long by a few more.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -65,6 +67,15 @@ fn main() -> ExitCode {
             tracing::error!("{error:#}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// Each connection is a file; systems often allow few until they are asked.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "raising the number of files that may be open");
     }
 }
 

@@ -103,10 +103,12 @@ impl ChatRequest {
             let message = "`max_tokens` must be at least 1";
             return Err(ApiError::invalid_value("max_tokens", message));
         }
+        let sampling = facet::<SamplingFields>(body)?.check()?;
+        sampling.check_min_tokens(max_tokens)?;
         Ok(Self {
             model: fields.model,
             template,
-            sampling: facet::<SamplingFields>(body)?.check()?,
+            sampling,
             streaming: facet::<StreamingFields>(body)?.check()?,
             max_tokens,
             logprobs: check_logprobs(fields.logprobs, fields.top_logprobs)?,

@@ -99,6 +99,7 @@ impl CompletionRequest {
             let message = "`max_tokens` must be at least 1 (0 needs `echo`)";
             return Err(ApiError::invalid_value("max_tokens", message));
         }
+        sampling.check_min_tokens(Some(max_tokens))?;
         if fields.logprobs.is_some_and(|top| top > LOGPROBS_MAX) {
             let message = format!("`logprobs` must be within 0..={LOGPROBS_MAX}");
             return Err(ApiError::invalid_value("logprobs", message));

@@ -130,6 +130,17 @@ impl SamplingFields {
     }
 }
 
+impl Sampling {
+    /// Errors: more tokens are demanded than allowed.
+    pub(super) fn check_min_tokens(&self, max_tokens: Option<u32>) -> Result<(), ApiError> {
+        if max_tokens.is_some_and(|max_tokens| self.min_tokens > max_tokens) {
+            let message = "`min_tokens` must not be above `max_tokens`";
+            return Err(ApiError::invalid_value("min_tokens", message));
+        }
+        Ok(())
+    }
+}
+
 impl StreamingFields {
     pub(super) fn check(self) -> Result<Streaming, ApiError> {
         let stream = self.stream.unwrap_or(false);

@@ -73,6 +73,7 @@ pub(super) fn from_submit(error: SubmitError, prompt: &str) -> ApiError {
     }
 }
 
-fn busy() -> ApiError {
+/// 503 when there is no room.
+pub(super) fn busy() -> ApiError {
     ApiError::unavailable("overloaded", "too many requests are waiting", RETRY_SECONDS)
 }

@@ -68,12 +68,11 @@ impl Common {
         defaults: &Defaults,
         prompts: Vec<Vec<u32>>,
     ) -> Vec<Request> {
-        let seed = self.sampling.seed.map_or_else(clock::random_u64, i64::cast_unsigned);
         let request = |prompt: Vec<u32>| Request {
             id: drive.next_id(),
             prompt,
             tenant_salt: self.tenant_salt,
-            sampling: sampling(&self.sampling, defaults, seed),
+            sampling: sampling(&self.sampling, defaults),
             limits: Limits {
                 max_tokens: self.max_tokens.map(|tokens| tokens as usize),
                 min_tokens: self.sampling.min_tokens as usize,
@@ -93,7 +92,7 @@ impl Common {
 }
 
 /// The request's word, else the checkpoint's, else "off".
-fn sampling(asked: &Sampling, defaults: &Defaults, seed: u64) -> naru_engine::Sampling {
+fn sampling(asked: &Sampling, defaults: &Defaults) -> naru_engine::Sampling {
     let top_k = asked.top_k.or(defaults.top_k).unwrap_or(0);
     naru_engine::Sampling {
         temperature: asked.temperature.or(defaults.temperature).unwrap_or(1.0),
@@ -104,7 +103,7 @@ fn sampling(asked: &Sampling, defaults: &Defaults, seed: u64) -> naru_engine::Sa
         presence_penalty: asked.presence_penalty,
         frequency_penalty: asked.frequency_penalty,
         logit_bias: asked.logit_bias.clone(),
-        seed,
+        seed: asked.seed.map_or_else(clock::random_u64, i64::cast_unsigned),
         n: asked.n,
     }
 }
