@@ -192,6 +192,16 @@ fn more_variables_override_the_usual_ones() {
     assert_eq!(template.render(&input).unwrap(), "<s>EFalse");
 }
 
+#[test]
+fn the_longest_conversations_fit_the_bounds() {
+    let turn = |n: usize| {
+        let role = if n.is_multiple_of(2) { "user" } else { "assistant" };
+        json!({"role": role, "content": "나루터에서 배를 기다립니다. ".repeat(12)})
+    };
+    let messages = Value::from((0..8_000).map(turn).collect::<Vec<_>>());
+    assert!(render(TURNS, &messages).unwrap().len() > 3 << 20);
+}
+
 /// JSON of any shape.
 fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
