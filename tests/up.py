@@ -16,7 +16,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLE = REPOSITORY / "docs" / "examples" / "smollm2.yaml"
-QUESTION = "What is the capital of France?"
+QUESTION = "Why is the sky blue?"
 ANSWER_SECONDS_MAX = 60
 
 

@@ -57,7 +57,8 @@ pub(crate) fn exit_with_stdin() {
         let mut buffer = [0; 256];
         // Whatever is written to us is thrown away; the end and an error are the end.
         while matches!(std::io::stdin().read(&mut buffer), Ok(1..)) {}
-        tracing::warn!("standard input ended: the parent is gone, exiting");
+        // Not a word: standard error was most likely read by the parent too, and writing to a pipe
+        // that nobody reads would end this thread before the process.
         process::exit(CUT_SHORT);
     };
     std::thread::spawn(wait);
