@@ -308,3 +308,6 @@ fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
 fn read_optional_json(path: &Path) -> Result<Option<Value>, OpenError> {
     if path.exists() { read_json(path).map(Some) } else { Ok(None) }
 }
+
+#[cfg(test)]
+mod tests;

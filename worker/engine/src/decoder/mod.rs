@@ -18,7 +18,7 @@ mod positions;
 mod shard;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 mod ranks;
 mod reference;
-mod tiny;
+pub(crate) mod tiny;
 
 use naru_kernels::{GateKind, KvPool, RopePairs};
 

@@ -18,7 +18,7 @@ use crate::gguf::write::GgufWriter;
 use crate::weights::{MappedFile, Tensors};
 
 /// A llama of 4 layers: 4 query heads on 2 key-value heads, sizes that are no powers of two.
-pub(super) fn config() -> ModelConfig {
+pub(crate) fn config() -> ModelConfig {
     let rope = Rope {
         pairs: RopePairs::Halves,
         rotary_dim: 16,
@@ -55,10 +55,10 @@ pub(super) fn config() -> ModelConfig {
 }
 
 /// A model's tensors: name to shape, outermost first, and values.
-pub(super) type TensorMap = HashMap<String, (Vec<usize>, Vec<f32>)>;
+pub(crate) type TensorMap = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// All tensors that some configuration of these sizes asks for; more than any one of them reads.
-pub(super) fn tensors(config: &ModelConfig, seed: u64) -> TensorMap {
+pub(crate) fn tensors(config: &ModelConfig, seed: u64) -> TensorMap {
     let mut noise = Noise(seed);
     let mut map = TensorMap::new();
     let hidden = config.hidden;
@@ -106,7 +106,7 @@ pub(super) fn tensors(config: &ModelConfig, seed: u64) -> TensorMap {
 }
 
 /// The tensors in a mapped GGUF file.
-pub(super) fn mapped(map: &TensorMap) -> Tensors {
+pub(crate) fn mapped(map: &TensorMap) -> Tensors {
     let mut writer = GgufWriter::new();
     for (name, (shape, values)) in map {
         writer.floats(name, shape, values);
@@ -118,11 +118,11 @@ pub(super) fn mapped(map: &TensorMap) -> Tensors {
     Tensors::of_gguf(file, &infos)
 }
 
-pub(super) fn pool() -> Arc<ComputePool> {
+pub(crate) fn pool() -> Arc<ComputePool> {
     Arc::new(ComputePool::start(NonZeroUsize::new(2).unwrap()).unwrap())
 }
 
-pub(super) fn load(
+pub(crate) fn load(
     config: &ModelConfig,
     tensors: &Tensors,
     shard: Shard,
