@@ -6,6 +6,8 @@
 //!
 //! That text becomes the same token ids is tested through the worker's `/tokenize`, in `clients/`.
 
+#![allow(clippy::print_stdout)] // the figures are the point of the run
+
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::num::NonZeroUsize;
