@@ -144,7 +144,7 @@ def test_a_system_message_and_a_conversation_reach_the_template(client):
     ]
     longer = ask(client, messages=messages)
     shorter = ask(client, messages=messages[-1:])
-    assert longer.usage.prompt_tokens > shorter.usage.prompt_tokens + 15
+    assert longer.usage.prompt_tokens > shorter.usage.prompt_tokens
     assert longer.choices[0].message.content != shorter.choices[0].message.content
 
 
