@@ -114,7 +114,7 @@ def test_the_wrong_method_and_the_wrong_path_are_refused(http):
 
 
 def test_headers_of_any_kind_do_no_harm(http):
-    for headers in ({"x-request-id": "y" * 5000}, {"authorization": "Bearer " + "z" * 4000}, {"x-naru-tenant": "\t"}):
+    for headers in ({"x-request-id": "y" * 5000}, {"authorization": "Bearer " + "z" * 4000}, {"x-naru-tenant": "t" * 2000}):
         response = http.post("/chat/completions", json=CHAT, headers=headers)
         assert response.status_code in (200, 400, 431)
     answers(http)
