@@ -113,7 +113,7 @@ def test_requests_not_yet_answered_are_answered_by_the_successor(tmp_path):
     [
         (lambda good: good.replace("replicas: 1", "replicas: -1"), "spec.replicas"),
         (lambda good: good.replace("backend: cpu", "backend: steam"), "spec.backend"),
-        (lambda good: good + "    surprise: yes\n", "surprise"),
+        (lambda good: good + "  surprise: yes\n", "surprise"),
         (lambda good: good[: len(good) // 2] + ": [", ""),
         (lambda good: "", ""),
     ],

@@ -8,7 +8,8 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Sets logging up. `NARU_LOG` says how much (`debug`, `naru_gateway=debug`); default: info.
 pub(crate) fn init() {
     let filter = EnvFilter::try_from_env("NARU_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // A log that nobody reads any more is no reason to fail.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     if io::stderr().is_terminal() {
         builder.compact().with_target(false).with_writer(OverProgress).init();
     } else {

@@ -15,6 +15,8 @@ use crate::world::World;
 const RESYNC: Millis = Millis::from_seconds(30);
 /// After an action that failed: the wait before the next pass.
 const RETRY: Millis = Millis(500);
+/// After an action that succeeded: the wait before looking at what became of it.
+const AGAIN: Millis = Millis(20);
 
 /// What the loop obeys.
 #[derive(Clone, Debug)]
@@ -75,12 +77,15 @@ async fn pass<W: World>(world: &mut W, desired: &[Desired], reports: &mut Report
         let observed = world.observe(&desired.name);
         let plan = plan(desired, &observed, world.now());
         for action in plan.actions {
-            if let Err(error) = world.apply(desired, action).await {
-                let deployment = desired.name.to_string();
-                let error = one_line(&error);
-                tracing::error!(deployment, ?action, error, "an action failed");
-                next = next.min(RETRY);
-            }
+            next = next.min(match world.apply(desired, action).await {
+                Ok(()) => AGAIN,
+                Err(error) => {
+                    let deployment = desired.name.to_string();
+                    let error = one_line(&error);
+                    tracing::error!(deployment, ?action, error, "an action failed");
+                    RETRY
+                }
+            });
         }
         if let NextCheck::In(wait) = plan.next_check {
             next = next.min(wait);

@@ -1,1 +1,191 @@
+use std::collections::BTreeMap;
 
+use naru_api::{Source, check};
+use naru_plan::{
+    Action, DeploymentName, Failures, Moment, Observed, Phase, Replica, ReplicaId, WorkerFailure,
+};
+use naru_protocol::Endpoint;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+/// A world without processes: what is started is ready a moment later, what drains stops.
+struct Paper {
+    begun: Instant,
+    replicas: BTreeMap<(DeploymentName, ReplicaId), (Desired, Replica)>,
+    /// Actions that still fail before one succeeds.
+    failing: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("out of paper")]
+struct OutOfPaper;
+
+impl World for Paper {
+    type Error = OutOfPaper;
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.begun.elapsed().as_millis()).unwrap())
+    }
+
+    fn deployments(&self) -> Vec<Desired> {
+        let mut wishes: Vec<_> = self.replicas.values().map(|(wish, _)| wish.clone()).collect();
+        wishes.dedup_by(|a, b| a.name == b.name);
+        wishes
+    }
+
+    fn observe(&self, name: &DeploymentName) -> Observed {
+        let own = self.replicas.iter().filter(|((owner, _), _)| owner == name);
+        let replicas = own.map(|(_, (_, replica))| replica.clone()).collect();
+        Observed { replicas, memory_free: None }
+    }
+
+    async fn apply(&mut self, desired: &Desired, action: Action) -> Result<(), OutOfPaper> {
+        if self.failing > 0 {
+            self.failing -= 1;
+            return Err(OutOfPaper);
+        }
+        let now = self.now();
+        match action {
+            Action::Create(id) => {
+                let replica = Replica {
+                    id,
+                    revision: desired.template.revision(),
+                    phase: Phase::Silent { since: now },
+                    drain_since: None,
+                    has_served: false,
+                    failures: Failures(0),
+                };
+                self.replicas.insert((desired.name.clone(), id), (desired.clone(), replica));
+            }
+            Action::Drain(id) => {
+                let key = (desired.name.clone(), id);
+                self.replicas.get_mut(&key).expect("it exists").1.drain_since = Some(now);
+            }
+            Action::Remove(id) => {
+                self.replicas.remove(&(desired.name.clone(), id));
+            }
+            Action::Restart(_) => unreachable!("nothing fails on paper"),
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {
+        let own = self.replicas.iter().filter(|((owner, _), _)| *owner == desired.name);
+        own.map(|((_, id), (_, replica))| Endpoint {
+            replica: format!("{}-{id}", desired.name.name()),
+            address: format!("127.0.0.1:{id}"),
+            ready: replica.phase == Phase::Ready,
+            draining: replica.drain_since.is_some(),
+        })
+        .collect()
+    }
+
+    fn created_unix_seconds(&self, _: &DeploymentName) -> u64 {
+        7
+    }
+
+    async fn changed(&mut self) {
+        sleep(Duration::from_millis(10)).await;
+        let now = self.now();
+        for (_, replica) in self.replicas.values_mut() {
+            let failure = WorkerFailure::Ended("exit code 0".into());
+            replica.phase = match replica.drain_since {
+                Some(_) => Phase::Stopped { at: now, failure },
+                None => Phase::Ready,
+            };
+        }
+    }
+}
+
+/// The loop over a paper world, with both ends of its channels.
+struct Rig {
+    wishes: watch::Sender<Arc<Vec<Desired>>>,
+    stop: watch::Sender<Option<Millis>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    readiness: watch::Receiver<Readiness>,
+    running: JoinHandle<()>,
+}
+
+fn rig(wishes: Vec<Desired>, failing: u32) -> Rig {
+    let (wishes, wished) = watch::channel(Arc::new(wishes));
+    let (stop, stops) = watch::channel(None);
+    let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+    let (readiness, ready) = watch::channel(Err("starting".to_owned()));
+    let world = Paper { begun: Instant::now(), replicas: BTreeMap::new(), failing };
+    let controls = Controls { wishes: wished, stop: stops };
+    let running = tokio::spawn(run(world, controls, Outputs { snapshots, readiness }));
+    Rig { wishes, stop, snapshots: snapshot, readiness: ready, running }
+}
+
+impl Rig {
+    /// Waits until the snapshot says this, `model: replica! replica` with `!` for ready ones.
+    #[track_caller]
+    fn shows(&mut self, fact: &str, expected: &str) -> impl Future<Output = ()> {
+        let words = |snapshot: &Arc<Snapshot>| {
+            let model = |(name, entry): (&String, &naru_protocol::ModelEndpoints)| {
+                let endpoints: Vec<_> = entry
+                    .endpoints
+                    .iter()
+                    .map(|e| format!("{}{}", e.replica, if e.ready { "!" } else { "" }))
+                    .collect();
+                format!("{name}: {}", endpoints.join(" "))
+            };
+            snapshot.models.iter().map(model).collect::<Vec<_>>().join(", ")
+        };
+        let (fact, expected) = (fact.to_owned(), expected.to_owned());
+        let mut snapshots = self.snapshots.clone();
+        async move {
+            let comes = snapshots.wait_for(|snapshot| words(snapshot) == expected);
+            let came = timeout(Duration::from_secs(5), comes).await.is_ok();
+            assert!(came, "{fact}: it shows {}", words(&snapshots.borrow()));
+        }
+    }
+}
+
+fn wish(name: &str, replicas: u32, names: &str) -> Desired {
+    let text = format!(
+        "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {{name: {name}}}\n\
+         spec: {{model: {{uri: file:///m.gguf, names: {names}}}, replicas: {replicas}}}\n"
+    );
+    check(&[Source { file: "a.yaml", text: &text }]).unwrap().remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn wishes_become_true() {
+    let mut rig = rig(vec![wish("a", 1, "[x, y]")], 0);
+    rig.shows("one replica under both names", "x: a-0!, y: a-0!").await;
+    let both = vec![wish("a", 2, "[x]"), wish("b", 0, "[z]")];
+    rig.wishes.send_replace(Arc::new(both));
+    rig.shows("replaced for its new names, scaled, and one that sleeps", "x: a-1! a-2!, z: ").await;
+    rig.readiness.wait_for(Result::is_ok).await.unwrap();
+    rig.wishes.send_replace(Arc::new(vec![]));
+    rig.shows("nothing is wished, nothing is left", "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn versions_only_rise() {
+    let mut rig = rig(vec![wish("a", 1, "[x]")], 0);
+    rig.shows("one", "x: a-0!").await;
+    let first = rig.snapshots.borrow().version;
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(rig.snapshots.borrow().version, first, "quiet passes publish nothing");
+    rig.wishes.send_replace(Arc::new(vec![wish("a", 2, "[x]")]));
+    rig.shows("two", "x: a-0! a-1!").await;
+    assert!(rig.snapshots.borrow().version > first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_tried_again() {
+    let mut rig = rig(vec![wish("a", 1, "[x]")], 3);
+    rig.shows("the fourth try", "x: a-0!").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_drains_everything() {
+    let mut rig = rig(vec![wish("a", 2, "[x]"), wish("b", 1, "[y]")], 0);
+    rig.shows("all are there", "x: a-0! a-1!, y: b-0!").await;
+    rig.stop.send_replace(Some(Millis::from_seconds(5)));
+    timeout(Duration::from_secs(10), rig.running).await.expect("it ends").unwrap();
+}

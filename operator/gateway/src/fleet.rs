@@ -25,6 +25,8 @@ pub(crate) enum Found {
     Endpoint(InFlight),
     /// The model exists and nobody can answer now.
     NobodyReady,
+    /// The model exists and has no replica: it was scaled to zero.
+    NoReplica,
     /// No such model.
     NoModel,
 }
@@ -77,6 +79,9 @@ impl Fleet {
     pub(crate) fn find(&self, model: &str, failures: &Failures) -> Found {
         let snapshot = self.snapshot();
         let Some(entry) = snapshot.models.get(model) else { return Found::NoModel };
+        if entry.endpoints.is_empty() {
+            return Found::NoReplica;
+        }
         let mut counts = locked(&self.counts);
         let candidates: Vec<_> = entry
             .endpoints

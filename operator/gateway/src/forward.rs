@@ -111,6 +111,9 @@ impl Forwarder {
             match self.fleet.find(model, failures) {
                 Found::Endpoint(in_flight) => return Ok(in_flight),
                 Found::NoModel => return Err(ApiError::model_not_found(model)),
+                Found::NoReplica => {
+                    return Err(busy("no_replica", "this model is scaled to zero replicas"));
+                }
                 Found::NobodyReady => {}
             }
             if place.is_none() {

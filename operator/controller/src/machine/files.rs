@@ -131,3 +131,41 @@ fn read(paths: &[PathBuf]) -> Result<Vec<String>, FilesError> {
     };
     paths.iter().map(named).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\n\
+        metadata: {name: a}\nspec: {model: {uri: file:///m.gguf}}\n";
+
+    #[tokio::test]
+    async fn edits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write(GOOD);
+        let (files, first) = WishFiles::open(vec![path.clone()]).unwrap();
+        let (sender, mut wishes) = watch::channel(Arc::new(first));
+        tokio::spawn(files.watch(sender));
+
+        write("kind: [");
+        sleep(LOOK_EVERY * 4).await;
+        assert!(!wishes.has_changed().unwrap(), "a bad edit changes nothing");
+        std::fs::remove_file(&path).unwrap();
+        sleep(LOOK_EVERY * 4).await;
+        assert!(!wishes.has_changed().unwrap(), "nor does a file that is gone");
+        write(&GOOD.replace("spec: {", "spec: {replicas: 3, "));
+        wishes.changed().await.unwrap();
+        assert_eq!(wishes.borrow_and_update()[0].replicas.0, 3, "a good one is taken");
+        write(&format!("# a comment\n{}", GOOD.replace("spec: {", "spec: {replicas: 3, ")));
+        sleep(LOOK_EVERY * 4).await;
+        assert!(!wishes.has_changed().unwrap(), "the same wish in other words is no news");
+    }
+
+    #[test]
+    fn a_first_look_that_fails() {
+        let missing = vec![PathBuf::from("/nowhere/a.yaml")];
+        assert!(matches!(WishFiles::open(missing), Err(FilesError::Read { .. })));
+    }
+}

@@ -184,7 +184,7 @@ impl World for Machine {
         let names = &desired.template.names;
         let serving = deployment.replicas.iter().filter(|(_, r)| r.template.names == *names);
         serving
-            .filter_map(|(id, record)| record.endpoint(format!("{}-{id}", desired.name.name())))
+            .map(|(id, record)| record.endpoint(format!("{}-{id}", desired.name.name())))
             .collect()
     }
 

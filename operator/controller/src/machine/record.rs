@@ -147,9 +147,10 @@ impl Record {
         }
     }
 
-    pub(super) fn endpoint(&self, replica: String) -> Option<Endpoint> {
-        let address = self.address.clone()?;
-        let ready = matches!(self.phase, Phase::Ready);
-        Some(Endpoint { replica, address, ready, draining: self.drain_since.is_some() })
+    /// Where it answers; one that has not said so yet has no address, and is not ready.
+    pub(super) fn endpoint(&self, replica: String) -> Endpoint {
+        let ready = matches!(self.phase, Phase::Ready) && self.address.is_some();
+        let address = self.address.clone().unwrap_or_default();
+        Endpoint { replica, address, ready, draining: self.drain_since.is_some() }
     }
 }

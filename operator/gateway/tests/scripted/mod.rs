@@ -1,0 +1,296 @@
+//! A worker that says what it was told to say, and a gateway in front of it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use naru_gateway::{Gateway, Limits, ops_router, serve};
+use naru_protocol::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// A small answer that is complete.
+pub const ANSWER: &str =
+    "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-from: worker\r\nconnection: close\r\n\r\nhello";
+
+/// What a scripted worker does once it has said its part.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Then {
+    /// Closes the connection.
+    Close,
+    /// Waits for the client to leave.
+    Hold,
+    /// Waits until it is told to, then ends a stream of events properly.
+    Finish,
+}
+
+/// The head of an event stream and these events as its first chunks.
+pub fn events(events: &[&str]) -> String {
+    let mut text = String::from(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    );
+    for event in events {
+        text += &format!("{:x}\r\n{event}\r\n", event.len());
+    }
+    text
+}
+
+/// A chat request for `model`, as bytes on the wire.
+pub fn chat(model: &str) -> String {
+    let body = format!("{{\"model\":\"{model}\"}}");
+    let length = body.len();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: naru\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+pub fn endpoint(replica: &str, worker: &Worker) -> Endpoint {
+    let address = worker.address.clone();
+    Endpoint { replica: replica.into(), address, ready: true, draining: false }
+}
+
+/// A worker that answers every request with the same bytes.
+pub struct Worker {
+    address: String,
+    seen: Arc<Seen>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: Mutex<Vec<String>>,
+    left: AtomicUsize,
+    finish: Notify,
+}
+
+impl Worker {
+    pub async fn start(answer: &str, then: Then) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::<Seen>::default();
+        let (answer, shared) = (answer.to_owned(), seen.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer_one(stream, answer.clone(), then, shared.clone()));
+            }
+        });
+        Self { address, seen, task }
+    }
+
+    /// What was asked, in order.
+    pub fn requests(&self) -> Vec<String> {
+        self.seen.requests.lock().unwrap().clone()
+    }
+
+    /// How many clients left while it held their answer.
+    pub fn left(&self) -> usize {
+        self.seen.left.load(Ordering::SeqCst)
+    }
+
+    pub fn finish(&self) {
+        self.seen.finish.notify_waiters();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer_one(mut stream: TcpStream, answer: String, then: Then, seen: Arc<Seen>) {
+    let Some(request) = read_request(&mut stream).await else { return };
+    seen.requests.lock().unwrap().push(request);
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    match then {
+        Then::Close => {}
+        Then::Hold => {
+            let mut rest = [0; 64];
+            while !matches!(stream.read(&mut rest).await, Ok(0) | Err(_)) {}
+            seen.left.fetch_add(1, Ordering::SeqCst);
+        }
+        Then::Finish => {
+            seen.finish.notified().await;
+            let last = "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
+            stream.write_all(last.as_bytes()).await.unwrap();
+        }
+    }
+}
+
+/// One request with a declared length, whole.
+async fn read_request(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                return Some(text);
+            }
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// A gateway that listens, with the snapshot the test gives it.
+pub struct Front {
+    address: String,
+    ops: String,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    stop: watch::Sender<Option<Duration>>,
+    serving: Option<JoinHandle<()>>,
+    _ready: watch::Sender<Result<(), String>>,
+}
+
+impl Front {
+    pub async fn start(models: &[(&str, &[Endpoint])], limits: Limits) -> Self {
+        let (snapshots, receiver) = watch::channel(snapshot(1, models));
+        let gateway = Gateway::new(receiver, limits).unwrap();
+        let (stop, stops) = watch::channel(None);
+        let (ready, is_ready) = watch::channel(Ok(()));
+        let [api, ops] = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let address = api.local_addr().unwrap().to_string();
+        let ops_address = ops.local_addr().unwrap().to_string();
+        let pages = ops_router(gateway.clone(), is_ready);
+        tokio::spawn(serve(gateway.clone(), pages, ops, stops.clone()));
+        let router = gateway.router();
+        let serving = Some(tokio::spawn(serve(gateway, router, api, stops)));
+        Self { address, ops: ops_address, snapshots, stop, serving, _ready: ready }
+    }
+
+    pub fn publish(&self, models: &[(&str, &[Endpoint])]) {
+        let sequence = self.snapshots.borrow().version.sequence + 1;
+        self.snapshots.send_replace(snapshot(sequence, models));
+    }
+
+    /// A connection on which this has been said.
+    pub async fn connect(&self, said: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Sends a request and gives it time to reach a worker.
+    pub async fn begin(&self, said: &str) -> TcpStream {
+        let stream = self.connect(said).await;
+        sleep(Duration::from_millis(100)).await;
+        stream
+    }
+
+    /// Sends all of this and reads until the connection is closed.
+    pub async fn send(&self, said: &str) -> Answer {
+        Answer::read(&mut self.connect(said).await).await
+    }
+
+    pub async fn post(&self, body: &str) -> Answer {
+        let length = body.len();
+        let said = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: naru\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        );
+        self.send(&said).await
+    }
+
+    /// The first bytes that come back, while the request is not complete yet.
+    pub async fn head_of(&self, said: &str) -> String {
+        let mut stream = self.connect(said).await;
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes).await.unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(&self.ops).await.unwrap();
+        let said = "GET /metrics HTTP/1.1\r\nhost: naru\r\nconnection: close\r\n\r\n";
+        stream.write_all(said.as_bytes()).await.unwrap();
+        Answer::read(&mut stream).await.body
+    }
+
+    pub fn stop(&self, drain: Duration) {
+        self.stop.send_replace(Some(drain));
+    }
+
+    pub async fn refuses_connections(&self) -> bool {
+        TcpStream::connect(&self.address).await.is_err()
+    }
+
+    pub async fn ended(&mut self) {
+        self.serving.take().unwrap().await.unwrap();
+    }
+}
+
+fn snapshot(sequence: u64, models: &[(&str, &[Endpoint])]) -> Arc<Snapshot> {
+    let entry = |(name, endpoints): &(&str, &[Endpoint])| {
+        let endpoints = endpoints.to_vec();
+        (name.to_string(), ModelEndpoints { endpoints, ..ModelEndpoints::default() })
+    };
+    let version = SnapshotVersion { epoch: 1, sequence };
+    Arc::new(Snapshot { version, models: models.iter().map(entry).collect() })
+}
+
+/// An answer as it was on the wire.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+    /// It ended where its head said it would.
+    pub is_complete: bool,
+    head: String,
+}
+
+impl Answer {
+    /// Reads until the answer is complete or the connection is closed.
+    pub async fn read(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        loop {
+            let answer = Self::parse(&String::from_utf8_lossy(&bytes));
+            if answer.is_complete || matches!(stream.read_buf(&mut bytes).await, Ok(0) | Err(_)) {
+                return answer;
+            }
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let Some((head, rest)) = text.split_once("\r\n\r\n") else {
+            let (head, body) = (text.to_owned(), String::new());
+            return Self { status: 0, body, is_complete: false, head };
+        };
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let mut answer =
+            Self { status, body: rest.to_owned(), is_complete: false, head: head.to_owned() };
+        if answer.header("transfer-encoding") == Some("chunked") {
+            (answer.body, answer.is_complete) = unchunked(rest);
+        } else if let Some(length) = answer.header("content-length") {
+            answer.is_complete = rest.len() == length.parse::<usize>().unwrap();
+        }
+        answer
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        headers.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+}
+
+/// The data of chunks, and whether the last one was there.
+fn unchunked(mut text: &str) -> (String, bool) {
+    let mut data = String::new();
+    while let Some((size, rest)) = text.split_once("\r\n") {
+        let Ok(size) = usize::from_str_radix(size, 16) else { break };
+        if size == 0 {
+            return (data, true);
+        }
+        let Some(chunk) = rest.get(..size) else { break };
+        data += chunk;
+        text = rest.get(size + 2..).unwrap_or("");
+    }
+    (data, false)
+}
