@@ -99,8 +99,9 @@ async fn a_large_body_is_refused_before_it_is_sent() {
 
 #[tokio::test]
 async fn requests_go_where_the_fewest_are() {
+    let begins = events(&["data: 1\n\n"]);
     let workers =
-        [Worker::start(ANSWER, Then::Hold).await, Worker::start(ANSWER, Then::Hold).await];
+        [Worker::start(&begins, Then::Hold).await, Worker::start(&begins, Then::Hold).await];
     let endpoints = [endpoint("a", &workers[0]), endpoint("b", &workers[1])];
     let front = Front::start(&[("m", &endpoints)], Limits::default()).await;
     let mut held = Vec::new();

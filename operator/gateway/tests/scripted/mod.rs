@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 /// A small answer that is complete.
-pub const ANSWER: &str =
+pub(crate) const ANSWER: &str =
     "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nx-from: worker\r\nconnection: close\r\n\r\nhello";
 
 /// What a scripted worker does once it has said its part.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Then {
+pub(crate) enum Then {
     /// Closes the connection.
     Close,
     /// Waits for the client to leave.
@@ -28,7 +28,7 @@ pub enum Then {
 }
 
 /// The head of an event stream and these events as its first chunks.
-pub fn events(events: &[&str]) -> String {
+pub(crate) fn events(events: &[&str]) -> String {
     let mut text = String::from(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
     );
@@ -39,7 +39,7 @@ pub fn events(events: &[&str]) -> String {
 }
 
 /// A chat request for `model`, as bytes on the wire.
-pub fn chat(model: &str) -> String {
+pub(crate) fn chat(model: &str) -> String {
     let body = format!("{{\"model\":\"{model}\"}}");
     let length = body.len();
     format!(
@@ -47,13 +47,13 @@ pub fn chat(model: &str) -> String {
     )
 }
 
-pub fn endpoint(replica: &str, worker: &Worker) -> Endpoint {
+pub(crate) fn endpoint(replica: &str, worker: &Worker) -> Endpoint {
     let address = worker.address.clone();
     Endpoint { replica: replica.into(), address, ready: true, draining: false }
 }
 
 /// A worker that answers every request with the same bytes.
-pub struct Worker {
+pub(crate) struct Worker {
     address: String,
     seen: Arc<Seen>,
     task: JoinHandle<()>,
@@ -67,7 +67,7 @@ struct Seen {
 }
 
 impl Worker {
-    pub async fn start(answer: &str, then: Then) -> Self {
+    pub(crate) async fn start(answer: &str, then: Then) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::<Seen>::default();
@@ -81,16 +81,16 @@ impl Worker {
     }
 
     /// What was asked, in order.
-    pub fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.seen.requests.lock().unwrap().clone()
     }
 
     /// How many clients left while it held their answer.
-    pub fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.seen.left.load(Ordering::SeqCst)
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.seen.finish.notify_waiters();
     }
 }
@@ -138,7 +138,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// A gateway that listens, with the snapshot the test gives it.
-pub struct Front {
+pub(crate) struct Front {
     address: String,
     ops: String,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -148,7 +148,7 @@ pub struct Front {
 }
 
 impl Front {
-    pub async fn start(models: &[(&str, &[Endpoint])], limits: Limits) -> Self {
+    pub(crate) async fn start(models: &[(&str, &[Endpoint])], limits: Limits) -> Self {
         let (snapshots, receiver) = watch::channel(snapshot(1, models));
         let gateway = Gateway::new(receiver, limits).unwrap();
         let (stop, stops) = watch::channel(None);
@@ -166,31 +166,31 @@ impl Front {
         Self { address, ops: ops_address, snapshots, stop, serving, _ready: ready }
     }
 
-    pub fn publish(&self, models: &[(&str, &[Endpoint])]) {
+    pub(crate) fn publish(&self, models: &[(&str, &[Endpoint])]) {
         let sequence = self.snapshots.borrow().version.sequence + 1;
         self.snapshots.send_replace(snapshot(sequence, models));
     }
 
     /// A connection on which this has been said.
-    pub async fn connect(&self, said: &str) -> TcpStream {
+    pub(crate) async fn connect(&self, said: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).await.unwrap();
         stream.write_all(said.as_bytes()).await.unwrap();
         stream
     }
 
     /// Sends a request and gives it time to reach a worker.
-    pub async fn begin(&self, said: &str) -> TcpStream {
+    pub(crate) async fn begin(&self, said: &str) -> TcpStream {
         let stream = self.connect(said).await;
         sleep(Duration::from_millis(100)).await;
         stream
     }
 
     /// Sends all of this and reads until the connection is closed.
-    pub async fn send(&self, said: &str) -> Answer {
+    pub(crate) async fn send(&self, said: &str) -> Answer {
         Answer::read(&mut self.connect(said).await).await
     }
 
-    pub async fn post(&self, body: &str) -> Answer {
+    pub(crate) async fn post(&self, body: &str) -> Answer {
         let length = body.len();
         let said = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: naru\r\nconnection: close\r\n\
@@ -200,29 +200,29 @@ impl Front {
     }
 
     /// The first bytes that come back, while the request is not complete yet.
-    pub async fn head_of(&self, said: &str) -> String {
+    pub(crate) async fn head_of(&self, said: &str) -> String {
         let mut stream = self.connect(said).await;
         let mut bytes = [0; 1024];
         let count = stream.read(&mut bytes).await.unwrap();
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     }
 
-    pub async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(&self.ops).await.unwrap();
         let said = "GET /metrics HTTP/1.1\r\nhost: naru\r\nconnection: close\r\n\r\n";
         stream.write_all(said.as_bytes()).await.unwrap();
         Answer::read(&mut stream).await.body
     }
 
-    pub fn stop(&self, drain: Duration) {
+    pub(crate) fn stop(&self, drain: Duration) {
         self.stop.send_replace(Some(drain));
     }
 
-    pub async fn refuses_connections(&self) -> bool {
+    pub(crate) async fn refuses_connections(&self) -> bool {
         TcpStream::connect(&self.address).await.is_err()
     }
 
-    pub async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         self.serving.take().unwrap().await.unwrap();
     }
 }
@@ -238,17 +238,17 @@ fn snapshot(sequence: u64, models: &[(&str, &[Endpoint])]) -> Arc<Snapshot> {
 
 /// An answer as it was on the wire.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
     /// It ended where its head said it would.
-    pub is_complete: bool,
+    pub(crate) is_complete: bool,
     head: String,
 }
 
 impl Answer {
     /// Reads until the answer is complete or the connection is closed.
-    pub async fn read(stream: &mut TcpStream) -> Self {
+    pub(crate) async fn read(stream: &mut TcpStream) -> Self {
         let mut bytes = Vec::new();
         loop {
             let answer = Self::parse(&String::from_utf8_lossy(&bytes));
@@ -274,7 +274,7 @@ impl Answer {
         answer
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let headers = self.head.lines().filter_map(|line| line.split_once(": "));
         headers.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
