@@ -1,4 +1,5 @@
 //! The gateway over real sockets, in front of small scripted workers.
+#![allow(clippy::unwrap_used)] // all of this is a test, also what is no #[test] function
 
 mod scripted;
 
