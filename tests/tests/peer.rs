@@ -25,21 +25,36 @@ use serde_json::Value;
 
 const PROMPTS: usize = 40;
 const GREEDY_TOKENS: usize = 32;
-/// Of all positions, those where our most likely token is the peer's.
-const AGREEMENT_MIN: f64 = 0.98;
 /// Nats between the peer's token and ours, in the peer, under which a miss is a near-tie.
 const NEAR_TIE_NATS: f64 = 0.1;
-/// Nats between our logarithm of the probability of the peer's token and the peer's own, mean.
-const DIFFERENCE_NATS_MAX: f64 = 0.02;
+
+/// How near the peer a model must be.
+struct Limits {
+    /// Of all positions, those where our most likely token is the peer's.
+    agreement_min: f64,
+    /// Of all positions, those where it is not and the peer was not nearly undecided.
+    far_misses_max: f64,
+    /// Nats between our log-probability of the peer's token and the peer's own, mean.
+    difference_nats_max: f64,
+}
+
+/// What we hold every model to.
+const AGREED: Limits =
+    Limits { agreement_min: 0.98, far_misses_max: 0.0, difference_nats_max: 0.02 };
+
+/// What SmolLM2 can be held to: the peer is 0.029 nats from itself with flash attention on or off,
+/// and a plain float forward pass is 0.03 from it (`docs/adr/0009-measure-smollm2-by-its-noise.md`).
+const SMOLLM2: Limits =
+    Limits { agreement_min: 0.96, far_misses_max: 0.015, difference_nats_max: 0.045 };
 
 #[test]
 fn smollm2_agrees_with_the_peer() {
-    check("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2.jsonl.gz");
+    check("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2.jsonl.gz", &SMOLLM2);
 }
 
 #[test]
 fn qwen_agrees_with_the_peer() {
-    check("Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "qwen2.5-coder.jsonl.gz");
+    check("Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "qwen2.5-coder.jsonl.gz", &AGREED);
 }
 
 /// The prompt's tokens, then what the peer said after them.
@@ -65,7 +80,7 @@ struct Tally {
 }
 
 #[track_caller]
-fn check(model: &str, fixture: &str) {
+fn check(model: &str, fixture: &str, limits: &Limits) {
     let prompts = read_fixture(fixture, model).expect("the fixture is readable");
     assert_eq!(prompts.len(), PROMPTS, "{fixture}: prompts");
     let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
@@ -78,15 +93,17 @@ fn check(model: &str, fixture: &str) {
     let positions = tally.positions as f64;
     let (agreement, difference) = (tally.agreed as f64 / positions, tally.difference / positions);
     let summary = format!(
-        "{model}: {} positions, {:.2} % agree, mean difference {difference:.4} nats, misses:\n{}",
+        "{model}: {} positions, {:.2} % agree, {} far misses, mean difference {difference:.4} nats\n{}",
         tally.positions,
         100.0 * agreement,
+        tally.beyond_near_tie,
         tally.misses.join("\n"),
     );
     println!("{summary}");
-    assert!(agreement >= AGREEMENT_MIN, "{summary}");
-    assert_eq!(tally.beyond_near_tie, 0, "not each miss is a near-tie: {summary}");
-    assert!(difference <= DIFFERENCE_NATS_MAX, "{summary}");
+    let far_misses = tally.beyond_near_tie as f64 / positions;
+    assert!(agreement >= limits.agreement_min, "{summary}");
+    assert!(far_misses <= limits.far_misses_max, "misses that are no near-ties: {summary}");
+    assert!(difference <= limits.difference_nats_max, "{summary}");
 }
 
 /// Runs the prompt and the peer's tokens at once, and compares each position after the prompt.
