@@ -49,12 +49,14 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 }
 
 fn refusal(error: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    if error.inner().classify() != Category::Data {
+    let text = error.inner().to_string();
+    // A number too large for its field is good JSON, whatever the parser calls it.
+    let too_large = text.starts_with("number out of range");
+    if error.inner().classify() != Category::Data && !too_large {
         return not_json(error.inner());
     }
     let path = error.path().to_string();
     let path = if path == "." { String::new() } else { path };
-    let text = error.inner().to_string();
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(before, _)| before);
     if let Some(field) = text.strip_prefix("missing field `").and_then(|t| t.strip_suffix('`')) {
         let dot = if path.is_empty() { "" } else { "." };
