@@ -44,7 +44,7 @@ const AGREED: Limits =
     Limits { agreement_min: 0.98, far_misses_max: 0.004, difference_nats_max: 0.02 };
 
 /// What SmolLM2 can be held to: the peer is 0.029 nats from itself with flash attention on or off,
-/// and a plain float forward pass is 0.03 from it (`docs/adr/0009-measure-smollm2-by-its-noise.md`).
+/// and a plain float forward pass is 0.03 from it; see the same record.
 const SMOLLM2: Limits =
     Limits { agreement_min: 0.96, far_misses_max: 0.015, difference_nats_max: 0.045 };
 
