@@ -40,7 +40,7 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def deployment(name, weights, replicas=1, sequences=64, context=2048, drain_seconds=5):
+def deployment(name, weights, replicas=1, sequences=64, context=2048, drain_seconds=5, kv_cache="512Mi"):
     """A ModelDeployment that serves `weights` as `name`."""
     return f"""---
 apiVersion: naru.dev/v1alpha1
@@ -49,7 +49,7 @@ metadata: {{name: {name}, namespace: default}}
 spec:
   model: {{uri: "{Path(weights).as_uri()}"}}
   backend: cpu
-  engine: {{maxSequences: {sequences}, maxContextTokens: {context}, kvCacheMemory: 512Mi}}
+  engine: {{maxSequences: {sequences}, maxContextTokens: {context}, kvCacheMemory: {kv_cache}}}
   resources: {{requests: {{cpu: "2"}}}}
   replicas: {replicas}
   rollout: {{drainSeconds: {drain_seconds}}}
