@@ -4,11 +4,14 @@
 //! - [`openai`]: requests as clients send them, read strictly, and the answers and errors they
 //!   get. Gateway and worker refuse with the same words because both refuse through here.
 //! - [`Snapshot`]: which models exist and where, as the control side tells the gateway.
+//! - [`Unstalled`]: how both treat a peer that stopped reading.
 
 pub mod openai;
 mod snapshot;
+mod unstalled;
 
 pub use snapshot::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
+pub use unstalled::Unstalled;
 
 /// The gRPC of a member.
 pub mod worker {

@@ -18,6 +18,8 @@ use super::error::busy;
 pub(super) const HEAD_SECONDS_MAX: u64 = 30;
 /// Time for a body to arrive.
 const BODY_SECONDS_MAX: u64 = 30;
+/// How long the writing of an answer may make no progress.
+pub(super) const STALL_SECONDS_MAX: u64 = 60;
 /// Largest head of a request.
 pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Connections at one time; more wait in the listen queue.

@@ -11,7 +11,6 @@ mod logprobs;
 mod models;
 mod ops;
 mod serve;
-mod stalled;
 mod stream;
 mod submit;
 mod tokenize;

@@ -8,11 +8,11 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use naru_protocol::Unstalled;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::limits::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_SECONDS_MAX};
-use super::stalled::Stalled;
+use super::limits::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_SECONDS_MAX, STALL_SECONDS_MAX};
 use crate::member::Changes;
 
 /// Pause after the system refused a connection, e.g. for want of file descriptors.
@@ -102,7 +102,7 @@ impl Connection {
             .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(
-                TokioIo::new(Stalled::new(stream)),
+                TokioIo::new(Unstalled::new(stream, Duration::from_secs(STALL_SECONDS_MAX))),
                 TowerToHyperService::new(self.router.clone()),
             );
         tokio::pin!(connection);

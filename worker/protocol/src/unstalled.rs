@@ -8,43 +8,46 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long a write may make no progress.
-const STALL_MAX: Duration = Duration::from_secs(60);
-
-/// A TCP stream whose writes fail when they make no progress for [`STALL_MAX`].
-pub(super) struct Stalled {
+/// A TCP stream whose writes fail, as timed out, once they made no progress for a given time.
+/// Reads are passed through.
+#[derive(Debug)]
+pub struct Unstalled {
     stream: TcpStream,
-    timer: Pin<Box<Sleep>>,
-    waiting: bool,
+    patience: Duration,
+    gives_up: Pin<Box<Sleep>>,
+    is_waiting: bool,
 }
 
-impl Stalled {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, timer: Box::pin(sleep(STALL_MAX)), waiting: false }
+impl Unstalled {
+    /// Has the writes of `stream` fail when the peer takes nothing for `patience`.
+    #[must_use]
+    pub fn new(stream: TcpStream, patience: Duration) -> Self {
+        let gives_up = Box::pin(sleep_until(Instant::now()));
+        Self { stream, patience, gives_up, is_waiting: false }
     }
 
-    /// Passes `progress` on, or fails once there was none for too long.
+    /// Passes a write's progress on, or its failure when it has waited too long.
     fn watch<T>(
         &mut self,
         context: &mut Context<'_>,
         progress: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if progress.is_ready() {
-            self.waiting = false;
+            self.is_waiting = false;
             return progress;
         }
-        if !self.waiting {
-            self.waiting = true;
-            self.timer.as_mut().reset(Instant::now() + STALL_MAX);
+        if !self.is_waiting {
+            self.is_waiting = true;
+            self.gives_up.as_mut().reset(Instant::now() + self.patience);
         }
-        ready!(self.timer.as_mut().poll(context));
+        ready!(self.gives_up.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer stopped reading")))
     }
 }
 
-impl AsyncRead for Stalled {
+impl AsyncRead for Unstalled {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -54,22 +57,22 @@ impl AsyncRead for Stalled {
     }
 }
 
-impl AsyncWrite for Stalled {
+impl AsyncWrite for Unstalled {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        bytes: &[u8],
+        buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let progress = Pin::new(&mut self.stream).poll_write(context, buffer);
         self.watch(context, progress)
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
         self.watch(context, progress)
     }
 
