@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench soak fuzz models fixtures clients
+.PHONY: help up test check bench soak fuzz models fixtures clients images
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -49,6 +49,11 @@ clients: models ## only the tests that talk to running processes; PYTEST="-k nam
 	cargo build --workspace --bins
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
 	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
+
+images: ## the operator, gateway and worker images as one archive, and the commands to load and to push it
+	@tests/prerequisites.sh
+	cargo build --release -p naru -p naru-worker
+	@python3 charts/images/pack.py --binaries $(TARGET)/release --out $(TARGET)/images
 
 soak: models ## five minutes of 64 streams with random cancellations; afterwards nothing may be left
 	cargo build --release -p naru -p naru-worker
