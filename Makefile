@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench soak fuzz models fixtures clients images
+.PHONY: help up test check bench soak fuzz models fixtures clients images cluster cluster-down
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 PYTEST := -p no:cacheprovider -q --durations=5
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 up: ## build naru, fetch the demo model, start it on 127.0.0.1:8080, ask it one question; Ctrl-C ends it
 	@tests/prerequisites.sh
@@ -54,6 +54,12 @@ images: ## the operator, gateway and worker images as one archive, and the comma
 	@tests/prerequisites.sh
 	cargo build --release -p naru -p naru-worker
 	@python3 charts/images/pack.py --binaries $(TARGET)/release --out $(TARGET)/images
+
+cluster: ## bring up a real Kubernetes of two nodes on this machine (root), and print what to export
+	@tests/cluster/ctl up
+
+cluster-down: ## take it down, and leave nothing of it
+	@tests/cluster/ctl down
 
 soak: models ## five minutes of 64 streams with random cancellations; afterwards nothing may be left
 	cargo build --release -p naru -p naru-worker
