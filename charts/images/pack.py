@@ -39,7 +39,8 @@ def pack(binaries, out, version, moment=0, compression=6, registry=REGISTRY):
         raise rootfs.CannotPack(f"{control} and {worker} are built for different machines")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".pack-") as folder:
-        store = oci.Store(folder, moment, compression)
+        control, worker = (rootfs.stripped(binary, Path(folder)) for binary in (control, worker))
+        store = oci.Store(Path(folder) / "archive", moment, compression)
         base = store.layer(rootfs.base([control, worker], licence=REPOSITORY / "LICENSE"))
         naru, naru_worker = store.layer(rootfs.program(control)), store.layer(rootfs.program(worker))
         images = [

@@ -177,6 +177,18 @@ def test_what_cannot_be_packed_is_named(tmp_path):
     assert not list(Path(tmp_path).glob("*.tar*"))
 
 
+def test_tables_for_debuggers_stay_behind(tmp_path):
+    source = tmp_path / "main.c"
+    source.write_text("int main(void) { return 0; }\n")
+    subprocess.run(["cc", "-g", "-o", tmp_path / "main", source], check=True)
+    (tmp_path / "out").mkdir()
+    packed = rootfs.stripped(tmp_path / "main", tmp_path / "out")
+    sections = subprocess.run(["readelf", "--sections", "--wide", packed], check=True, capture_output=True, text=True).stdout
+    assert ".debug_info" not in sections
+    assert ".symtab" in sections
+    assert subprocess.run([packed]).returncode == 0
+
+
 @pytest.mark.parametrize("version", ["glibc 2.34", "glibc 3.0", "", None])
 def test_a_libc_that_will_do(version):
     rootfs.check_glibc(version)
