@@ -7,6 +7,12 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHARTS = REPOSITORY / "charts"
+NAMESPACE = "naru-system"
+EVERYTHING = [
+    "--set=monitoring.podMonitors.enabled=true",
+    "--set=monitoring.rules.enabled=true",
+    "--set=monitoring.dashboards.enabled=true",
+]
 
 
 class Helm:

@@ -1,8 +1,11 @@
 """What the tests of the charts may ask for."""
 
+import pack
 import pytest
-from charts_under_test import Helm
-from cluster import programs
+import serving
+from charts_under_test import CHARTS, NAMESPACE, Helm
+from cluster import lifecycle, programs
+from neighbours import prometheus_operator
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,30 @@ def helm(tools):
 @pytest.fixture(scope="session")
 def promtool(tools):
     return tools.debian / "usr/bin/promtool"
+
+
+@pytest.fixture(scope="session")
+def own_cluster(tools):
+    """A cluster for these tests alone, because naru is installed once in a cluster; with the neighbours' kinds."""
+    with lifecycle.fresh(tools) as cluster:
+        for path in prometheus_operator(programs.find_go()):
+            cluster.kubectl("apply", "--server-side", "--filename", path)
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        # Nothing may run there that the strictest of the standards refuses.
+        cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def definitions(own_cluster):
+    own_cluster.helm("install", "naru-crds", CHARTS / "naru-crds", "--namespace", NAMESPACE, "--wait")
+
+
+@pytest.fixture(scope="session")
+def images(own_cluster, tmp_path_factory):
+    """The images of this checkout's binaries, on every node."""
+    folder, version = tmp_path_factory.mktemp("images"), pack.workspace_version()
+    archive, written = pack.pack(serving.BINARIES, folder, version, compression=1)
+    own_cluster.load(archive)
+    archive.unlink()
+    return [image.name for image, _ in written]

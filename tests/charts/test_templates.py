@@ -7,15 +7,10 @@ import tomllib
 
 import pytest
 import yaml
-from charts_under_test import CHARTS, REPOSITORY
+from charts_under_test import CHARTS, EVERYTHING, REPOSITORY
 
 PACKAGE_BYTES_MAX = 60_000
 CRD_BYTES_MAX = 40_000
-EVERYTHING = [
-    "monitoring.podMonitors.enabled=true",
-    "monitoring.rules.enabled=true",
-    "monitoring.dashboards.enabled=true",
-]
 
 
 def options(*settings):
@@ -33,7 +28,7 @@ def pods(objects):
 @pytest.mark.parametrize("chart", ["naru", "naru-crds"])
 def test_helm_finds_no_fault(helm, chart):
     helm.run("lint", "--strict", CHARTS / chart)
-    helm.run("lint", "--strict", CHARTS / chart, *(options(*EVERYTHING) if chart == "naru" else []))
+    helm.run("lint", "--strict", CHARTS / chart, *(EVERYTHING if chart == "naru" else []))
 
 
 @pytest.mark.parametrize("chart", ["naru", "naru-crds"])
@@ -155,7 +150,7 @@ def test_no_role_is_broader_than_it_must_be(helm):
 
 def test_everything_is_in_the_namespace_of_the_release(helm):
     cluster = {"ClusterRole", "ClusterRoleBinding", "ValidatingWebhookConfiguration"}
-    objects = helm.template("naru", *options(*EVERYTHING), namespace="elsewhere")
+    objects = helm.template("naru", *EVERYTHING, namespace="elsewhere")
     for found in objects:
         expected = None if found["kind"] in cluster else "elsewhere"
         assert found["metadata"].get("namespace") == expected, found["metadata"]["name"]
@@ -225,7 +220,7 @@ def test_pods_run_where_and_how_the_values_say(helm, part, tmp_path):
 def test_monitoring_is_off_until_asked_for(helm):
     kinds = {found["kind"] for found in helm.template("naru")}
     assert kinds.isdisjoint({"PodMonitor", "PrometheusRule", "ConfigMap"})
-    everything = helm.template("naru", *options(*EVERYTHING))
+    everything = helm.template("naru", *EVERYTHING)
     assert kinds | {"PodMonitor", "PrometheusRule", "ConfigMap"} == {found["kind"] for found in everything}
     boards = by_kind(everything, "ConfigMap").values()
     assert len(boards) == len(list((CHARTS / "naru/dashboards").glob("*.json")))
@@ -236,7 +231,7 @@ def test_monitoring_is_off_until_asked_for(helm):
 
 
 def test_prometheus_accepts_the_rules(helm, promtool, tmp_path):
-    [rule] = by_kind(helm.template("naru", *options(*EVERYTHING)), "PrometheusRule").values()
+    [rule] = by_kind(helm.template("naru", *EVERYTHING), "PrometheusRule").values()
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(rule["spec"]))
     subprocess.run([promtool, "check", "rules", rules], check=True)
