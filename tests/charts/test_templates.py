@@ -88,7 +88,7 @@ def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
         ("image.digests.worker=latest", "image.digests.worker"),
         ("operator.certificateLifetime=soon", "operator.certificateLifetime"),
         ("webhook.failurePolicy=Maybe", "webhook.failurePolicy"),
-        ("gateway.terminationGracePeriodSeconds=1", "gateway.terminationGracePeriodSeconds"),
+        ("gateway.drainSeconds=-1", "gateway.drainSeconds"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(helm, setting, path):
@@ -156,7 +156,7 @@ def test_everything_is_in_the_namespace_of_the_release(helm):
         assert found["metadata"].get("namespace") == expected, found["metadata"]["name"]
     [webhook] = by_kind(objects, "ValidatingWebhookConfiguration")["naru"]["webhooks"]
     assert webhook["clientConfig"]["service"]["namespace"] == "elsewhere"
-    assert "--operator=naru-operator.elsewhere.svc:8001" in pods(objects)["naru-gateway"]["containers"][0]["args"]
+    assert "--operator=naru-operators.elsewhere.svc:8001" in pods(objects)["naru-gateway"]["containers"][0]["args"]
 
 
 def test_services_and_budgets_find_their_pods(helm):
@@ -167,6 +167,20 @@ def test_services_and_budgets_find_their_pods(helm):
         assert by_kind(objects, "PodDisruptionBudget")[name]["spec"]["selector"]["matchLabels"].items() <= labels
         names = {port["name"] for port in deployment["spec"]["template"]["spec"]["containers"][0]["ports"]}
         assert {port["targetPort"] for port in by_kind(objects, "Service")[name]["spec"]["ports"]} <= names
+
+
+def test_a_gateway_is_not_killed_before_it_has_finished(helm):
+    gateway = pods(helm.template("naru", *options("gateway.drainSeconds=600")))["naru-gateway"]
+    assert {"--leave-seconds=5", "--drain-seconds=600"} <= set(gateway["containers"][0]["args"])
+    assert gateway["terminationGracePeriodSeconds"] > 605
+
+
+def test_gateways_see_every_operator(helm):
+    objects = helm.template("naru")
+    service = by_kind(objects, "Service")["naru-operators"]["spec"]
+    assert service["clusterIP"] == "None"
+    labels = by_kind(objects, "Deployment")["naru-operator"]["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
 
 
 def test_images_are_never_a_strangers(helm):
