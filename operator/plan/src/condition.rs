@@ -13,6 +13,8 @@ pub enum ConditionKind {
     WorkersReady,
     /// The weights were fetched and accepted.
     WeightsAvailable,
+    /// naru chooses the number of replicas itself.
+    ScalingActive,
 }
 
 /// Whether a condition holds.
@@ -41,6 +43,20 @@ pub enum Reason {
     Replacing,
     /// A worker ended and is started again after a wait.
     BackingOff,
+    /// A worker was killed for the memory it wanted, and is started again after a wait.
+    OutOfMemoryKilled,
+    /// The machine under a worker is gone; the worker is started on another.
+    NodeLost,
+    /// No machine has room for a worker, or none that it may use.
+    Unschedulable,
+    /// The program of the worker cannot be fetched.
+    ImageMissing,
+    /// Something a worker is to be given (a volume, a secret) does not exist.
+    MountMissing,
+    /// The namespace has used up its share of the cluster.
+    QuotaExceeded,
+    /// The cluster's own rules refuse the worker.
+    Refused,
     /// A worker refused its configuration.
     ConfigRefused,
     /// Weights could not be fetched, or were refused.
@@ -53,6 +69,40 @@ pub enum Reason {
     ScaledToZero,
     /// Another model deployment serves one of the names.
     NameTaken,
+    /// The wish itself has no meaning.
+    SpecInvalid,
+    /// The number of replicas follows the load.
+    ScaledByLoad,
+    /// The load asks for more replicas than the wish allows.
+    LimitedByMaximum,
+}
+
+impl Reason {
+    /// Every reason there is, in the order in which they are declared.
+    pub const ALL: [Self; 22] = [
+        Self::Serving,
+        Self::Starting,
+        Self::Fetching,
+        Self::Loading,
+        Self::Replacing,
+        Self::BackingOff,
+        Self::OutOfMemoryKilled,
+        Self::NodeLost,
+        Self::Unschedulable,
+        Self::ImageMissing,
+        Self::MountMissing,
+        Self::QuotaExceeded,
+        Self::Refused,
+        Self::ConfigRefused,
+        Self::WeightsMissing,
+        Self::WeightsLoaded,
+        Self::InsufficientMemory,
+        Self::ScaledToZero,
+        Self::NameTaken,
+        Self::SpecInvalid,
+        Self::ScaledByLoad,
+        Self::LimitedByMaximum,
+    ];
 }
 
 /// One condition of one model deployment.
@@ -93,6 +143,14 @@ mod tests {
     #[track_caller]
     fn check(fact: &str, previous: &[Condition], next: Condition, since: u64) {
         assert_eq!(next.continuing(previous).since, Moment(since), "{fact}");
+    }
+
+    #[test]
+    fn all_reasons_are_listed() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{reason:?}");
+        }
+        assert_eq!(Reason::ALL.last(), Some(&Reason::LimitedByMaximum), "the last one declared");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What is wished: one model deployment, parsed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{DeploymentName, ModelUri, ServedNames, Sha256};
-use crate::units::{Bytes, Millis, ReplicaCount, Threads};
+use crate::names::{DeploymentName, ModelUri, ServedNames, Sha256, ZoneName};
+use crate::scaling::ScalingWish;
+use crate::tenant::Access;
+use crate::units::{Bytes, Millicores, Millis, ReplicaCount, Threads};
 
 /// A model deployment that parsed: every field is in range and every default is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,10 @@ pub struct Desired {
     pub template: Template,
     /// How many replicas should answer.
     pub replicas: ReplicaCount,
+    /// Within which bounds naru chooses that number itself; `None`: it is somebody else's.
+    pub scaling: Option<ScalingWish>,
+    /// Whose requests it answers.
+    pub access: Access,
     /// How long running streams may take to finish when a replica goes.
     pub drain: Millis,
 }
@@ -40,7 +47,17 @@ pub struct Template {
     pub engine: EngineLimits,
     /// What each member may use of the machine.
     pub resources: Resources,
+    /// Where members may run; empty: anywhere.
+    pub zones: BTreeSet<ZoneName>,
+    /// What its world is told about members beyond all this.
+    pub overlay: Overlay,
 }
+
+/// Words about members that only the world which runs them reads; other words, other workers.
+///
+/// The planner compares them and does not know what they mean. Empty: nothing more to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overlay(pub String);
 
 /// Where weights come from and what they must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +73,8 @@ pub struct ModelSource {
 pub enum Backend {
     /// The processor's cores.
     Cpu,
+    /// Nothing: it takes the time and the watts that a model of an engine would, and says so.
+    Sim,
 }
 
 /// How much the engine takes on at a time.
@@ -89,6 +108,19 @@ pub struct Resources {
     pub threads: Option<Threads>,
     /// Memory that must be free before a member is started.
     pub memory: Option<Bytes>,
+    /// What is asked for each member, as it was written.
+    pub requests: Amounts,
+    /// What each member may use at most, as it was written.
+    pub limits: Amounts,
+}
+
+/// Amounts of processor and memory; `None`: not said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Processor time.
+    pub cpu: Option<Millicores>,
+    /// Memory.
+    pub memory: Option<Bytes>,
 }
 
 /// A short name of a template: equal templates have equal revisions, on every machine and build.
@@ -114,6 +146,7 @@ impl Template {
             "backend",
             match self.backend {
                 Backend::Cpu => "cpu",
+                Backend::Sim => "sim",
             },
         );
         hash.field("maxSequences", &self.engine.max_sequences.to_string());
@@ -132,7 +165,28 @@ impl Template {
         hash.field("threads", threads.as_deref().unwrap_or(""));
         let memory = self.resources.memory.map(|memory| memory.0.to_string());
         hash.field("memory", memory.as_deref().unwrap_or(""));
+        self.placed(&mut hash);
         Revision(hash.0)
+    }
+
+    /// What was added later is written only where it says something, so that a new version of
+    /// naru does not replace the workers of those who do not use it.
+    fn placed(&self, hash: &mut Fnv1a) {
+        let Resources { requests, limits, .. } = self.resources;
+        for (name, amounts) in [("requests", requests), ("limits", limits)] {
+            if let Some(Millicores(cpu)) = amounts.cpu {
+                hash.field(&format!("{name}.cpu"), &cpu.to_string());
+            }
+            if let Some(Bytes(memory)) = amounts.memory {
+                hash.field(&format!("{name}.memory"), &memory.to_string());
+            }
+        }
+        for zone in &self.zones {
+            hash.field("zone", zone.as_str());
+        }
+        if !self.overlay.0.is_empty() {
+            hash.field("overlay", &self.overlay.0);
+        }
     }
 }
 

@@ -18,15 +18,23 @@ mod names;
 mod observed;
 mod replicas;
 pub mod route;
+pub mod scaling;
 mod status;
+mod tenant;
 mod units;
 
 pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX, Failures, STABLE_AFTER};
 pub use condition::{Condition, ConditionKind, Reason, Truth};
 pub use deployment::{
-    Backend, Desired, EngineLimits, ModelSource, PrefixCache, Resources, Revision, Template,
+    Amounts, Backend, Desired, EngineLimits, ModelSource, Overlay, PrefixCache, Resources,
+    Revision, Template,
 };
-pub use names::{DeploymentName, InvalidName, ModelUri, ServedName, ServedNames, Sha256};
-pub use observed::{Observed, Phase, Replica, ReplicaId, WorkerFailure};
+pub use names::{
+    DeploymentName, InvalidName, KeyName, ModelUri, ServedName, ServedNames, Sha256, TenantName,
+    ZoneName,
+};
+pub use observed::{Observed, PendingReason, Phase, Replica, ReplicaId, WorkerFailure};
 pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, SURGE_REPLICAS, plan};
-pub use units::{Bytes, Millis, Moment, ReplicaCount, Threads};
+pub use scaling::ScalingWish;
+pub use tenant::{Access, Tenant, TenantKey};
+pub use units::{Bytes, Millicores, Millis, Moment, ReplicaCount, Threads, TokenCount};

@@ -29,8 +29,14 @@ pub enum InvalidName {
     )]
     Label(String),
     /// A URI whose scheme the worker does not fetch.
-    #[error("{0:?} must start with file:///, hf:// or https://")]
+    #[error("{0:?} must start with file:///, hf://, https:// or sim://")]
     Uri(String),
+    /// A place that no node could be labelled with.
+    #[error(
+        "{0:?} is not a zone: 1 to 63 of A-Z a-z 0-9 . _ - that begin and end with a letter or \
+         digit"
+    )]
+    Zone(String),
     /// A checksum that is not 64 hexadecimal digits.
     #[error("{0:?} is not a sha256: 64 of 0-9 a-f")]
     Sha256(String),
@@ -77,6 +83,71 @@ fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(inner)
         && !text.starts_with('-')
         && !text.ends_with('-')
+}
+
+/// The name of a tenant: a DNS label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TenantName(String);
+
+impl TenantName {
+    /// Parses a DNS label; `InvalidName::Label` otherwise.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        if is_dns_label(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Label(text.to_owned()))
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of one key of a tenant, by which people tell their keys apart: a DNS label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct KeyName(String);
+
+impl KeyName {
+    /// Parses a DNS label; `InvalidName::Label` otherwise.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        TenantName::parse(text).map(|TenantName(text)| Self(text))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A place inside one jurisdiction, as the machines in it are labelled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ZoneName(String);
+
+impl ZoneName {
+    /// Parses a zone; `InvalidName::Zone` when no machine could bear it.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let outer = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let ends_well = outer(text.bytes().next()) && outer(text.bytes().last());
+        if ends_well && text.len() <= 63 && text.bytes().all(inner) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Zone(text.to_owned()))
+        }
+    }
+
+    /// The zone as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The name a client puts into `model`.
@@ -131,14 +202,15 @@ impl ServedNames {
     }
 }
 
-/// Where weights come from: `file:///path`, `hf://owner/repository…` or `https://…`.
+/// Where weights come from: `file:///path`, `hf://owner/repository…` or `https://…`; from
+/// nowhere: `sim://profile`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelUri(String);
 
 impl ModelUri {
     /// Checks the scheme and that something follows it; `InvalidName::Uri` otherwise.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        let known = ["file:///", "hf://", "https://"]
+        let known = ["file:///", "hf://", "https://", "sim://"]
             .iter()
             .any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
         let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
@@ -196,6 +268,18 @@ mod tests {
         check("labels are lower case", DeploymentName::parse("default", "Solar").is_err());
         check("labels do not end in a dash", DeploymentName::parse("default", "a-").is_err());
         check("a label is a label", DeploymentName::parse("default", "solar-2").is_ok());
+        check("so is a tenant", TenantName::parse("saudi").is_ok());
+        check("and a key", KeyName::parse("Prod").is_err());
+    }
+
+    #[test]
+    fn zones() {
+        check("a zone is a place", ZoneName::parse("sa-riyadh-1").is_ok());
+        check("a cloud's may have capitals", ZoneName::parse("AZ_1.b").is_ok());
+        check("not empty", ZoneName::parse("").is_err());
+        check("without a dash at the end", ZoneName::parse("a-").is_err());
+        check("63 characters fit", ZoneName::parse(&"a".repeat(63)).is_ok());
+        check("64 do not", ZoneName::parse(&"a".repeat(64)).is_err());
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub struct Replica {
 /// What a replica is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// It is wished and not there: its world has not been able to start its worker.
+    Pending {
+        /// What it waits for.
+        why: PendingReason,
+    },
     /// It runs, but has said nothing since then.
     Silent {
         /// The last word from it, or its start.
@@ -72,6 +77,36 @@ pub enum Phase {
     },
 }
 
+/// Why a worker has not been started yet. Words are the world's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PendingReason {
+    /// Nothing is wrong so far: it is about to be given a place and started there.
+    Placing,
+    /// No place has room for it, or none that it may use.
+    Unschedulable(String),
+    /// The program of the worker cannot be fetched.
+    ImageMissing(String),
+    /// The share that its namespace has of the cluster is used up.
+    QuotaExceeded(String),
+    /// The world's own rules refuse it.
+    Refused(String),
+    /// Something it is to be given (a volume, a secret) does not exist or cannot be attached.
+    MountMissing(String),
+}
+
+impl fmt::Display for PendingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Placing => f.write_str("it is about to be placed"),
+            Self::Unschedulable(words)
+            | Self::ImageMissing(words)
+            | Self::QuotaExceeded(words)
+            | Self::Refused(words)
+            | Self::MountMissing(words) => f.write_str(words),
+        }
+    }
+}
+
 /// Why a worker stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerFailure {
@@ -79,6 +114,10 @@ pub enum WorkerFailure {
     Weights(String),
     /// It refused its configuration; its own words.
     Config(String),
+    /// It wanted more memory than it may use and was killed for it.
+    OutOfMemory(String),
+    /// The machine it ran on is gone, or has not been heard of for too long.
+    NodeLost(String),
     /// It ended in any other way; the exit code or signal, in words.
     Ended(String),
 }
@@ -86,7 +125,11 @@ pub enum WorkerFailure {
 impl fmt::Display for WorkerFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Weights(words) | Self::Config(words) | Self::Ended(words) => f.write_str(words),
+            Self::Weights(words)
+            | Self::Config(words)
+            | Self::OutOfMemory(words)
+            | Self::NodeLost(words)
+            | Self::Ended(words) => f.write_str(words),
         }
     }
 }

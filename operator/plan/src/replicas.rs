@@ -119,11 +119,12 @@ fn is_ready(replica: &Replica) -> bool {
 /// How far a replica is from answering: the least useful is parted with first.
 fn usefulness(replica: &Replica) -> u8 {
     match replica.phase {
-        Phase::Stopped { .. } => 0,
-        Phase::Silent { .. } => 1,
-        Phase::Fetching { .. } => 2,
-        Phase::Loading => 3,
-        Phase::Ready => 4,
+        Phase::Pending { .. } => 0,
+        Phase::Stopped { .. } => 1,
+        Phase::Silent { .. } => 2,
+        Phase::Fetching { .. } => 3,
+        Phase::Loading => 4,
+        Phase::Ready => 5,
     }
 }
 

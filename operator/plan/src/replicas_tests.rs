@@ -19,7 +19,9 @@ fn template(uri: &str) -> Template {
             kv_cache: Bytes(1 << 30),
             prefix_cache: PrefixCache::Tenant,
         },
-        resources: Resources { threads: None, memory: Some(Bytes(10)) },
+        resources: Resources { memory: Some(Bytes(10)), ..Resources::default() },
+        zones: [].into(),
+        overlay: Overlay::default(),
     }
 }
 
@@ -36,6 +38,8 @@ fn wish(replicas: u32) -> Desired {
         name: DeploymentName::parse("default", "solar").unwrap(),
         template: new_template(),
         replicas: ReplicaCount(replicas),
+        scaling: None,
+        access: Access::All,
         drain: DRAIN,
     }
 }
@@ -59,6 +63,14 @@ fn crashed(id: u32, failures: u32, ago: u64) -> Replica {
     let failure = WorkerFailure::Ended("signal 9".into());
     let phase = Phase::Stopped { at: Moment(NOW.0 - ago), failure };
     Replica { phase, failures: Failures(failures), ..ready(id) }
+}
+
+fn pending(id: u32, why: PendingReason) -> Replica {
+    Replica { phase: Phase::Pending { why }, has_served: false, ..ready(id) }
+}
+
+fn no_room(id: u32) -> Replica {
+    pending(id, PendingReason::Unschedulable("0/2 nodes are available".into()))
 }
 
 fn silent(id: u32, seconds: u64) -> Replica {
@@ -156,6 +168,42 @@ fn replacing() {
 }
 
 #[test]
+fn pending_replicas() {
+    check("one that has no room waits for it", 1, [no_room(0)], "");
+    check("and is not made twice", 2, [ready(1), no_room(0)], "");
+    check("it goes before any that runs", 1, [loading(0), no_room(1)], "x1");
+    check("also before one that crashed", 1, [crashed(0, 1, 0), no_room(1)], "x1");
+    check("a successor without room ends nobody", 1, [old(ready(0)), no_room(1)], "");
+    check("an old one without room makes room at once", 1, [old(no_room(0))], "x0 +1");
+    check("one that drained before it ran is gone in time", 0, [draining(no_room(0), 65)], "x0");
+}
+
+#[test]
+fn revisions() {
+    let revision = |change: fn(&mut Template)| {
+        let mut template = new_template();
+        change(&mut template);
+        template.revision()
+    };
+    let differs = |fact: &str, change: fn(&mut Template)| {
+        assert_ne!(revision(change), revision(|_| ()), "{fact}");
+    };
+    differs("another backend", |template| template.backend = Backend::Sim);
+    differs("a zone", |template| template.zones = [ZoneName::parse("a").unwrap()].into());
+    differs("another overlay", |template| template.overlay = Overlay("{}".into()));
+    differs("a request", |template| {
+        template.resources.requests.cpu = Some(Millicores(1));
+    });
+    differs("a limit", |template| template.resources.limits.memory = Some(Bytes(1)));
+    let placed = |zone: &str, overlay: &str| {
+        let zones = [ZoneName::parse(zone).unwrap()].into();
+        let overlay = Overlay(overlay.into());
+        Template { zones, overlay, ..new_template() }.revision()
+    };
+    assert_ne!(placed("a", "bc"), placed("ab", "c"), "words do not run into one another");
+}
+
+#[test]
 fn memory() {
     let room = |free| Observed { replicas: vec![], memory_free: Some(Bytes(free)) };
     let two = |free| plan(&wish(2), &room(free), NOW);
@@ -225,6 +273,31 @@ fn conditions() {
         [ready(0), crashed(1, 1, 0)],
         "False BackingOff, False BackingOff, True WeightsLoaded",
     );
+    let killed = refused(WorkerFailure::OutOfMemory("killed".into()));
+    check_status(
+        "too little memory",
+        1,
+        [killed],
+        "False OutOfMemoryKilled, False OutOfMemoryKilled, Unknown Fetching",
+    );
+    check_status(
+        "no room",
+        1,
+        [no_room(0)],
+        "False Unschedulable, False Unschedulable, Unknown Fetching",
+    );
+    check_status(
+        "no room for a successor",
+        1,
+        [old(ready(0)), no_room(1)],
+        "True Unschedulable, False Unschedulable, Unknown Fetching",
+    );
+    check_status(
+        "about to be placed",
+        1,
+        [pending(0, PendingReason::Placing)],
+        "False Starting, False Starting, Unknown Fetching",
+    );
     check_status(
         "an exchange",
         1,
@@ -236,6 +309,7 @@ fn conditions() {
 fn phases() -> impl Strategy<Value = Phase> {
     let failure = WorkerFailure::Ended("signal 9".into());
     prop_oneof![
+        Just(Phase::Pending { why: PendingReason::Unschedulable("no room".into()) }),
         (0_u64..40).prop_map(|s| Phase::Silent { since: Moment(NOW.0 - s * 1000) }),
         Just(Phase::Fetching { done: Bytes(0), total: None }),
         Just(Phase::Loading),
@@ -292,13 +366,17 @@ fn find(replicas: &mut [Replica], id: ReplicaId) -> &mut Replica {
     replicas.iter_mut().find(|replica| replica.id == id).expect("actions name what exists")
 }
 
+fn is_on_its_way(phase: &Phase) -> bool {
+    matches!(phase, Phase::Loading | Phase::Fetching { .. } | Phase::Pending { .. })
+}
+
 /// Lets time pass: what loads becomes ready, what drains stops.
 fn settle(replicas: &mut [Replica], now: Moment) {
     for replica in replicas {
         if replica.drain_since.is_some() {
             let failure = WorkerFailure::Ended("exit code 0".into());
             replica.phase = Phase::Stopped { at: now, failure };
-        } else if matches!(replica.phase, Phase::Loading | Phase::Fetching { .. }) {
+        } else if is_on_its_way(&replica.phase) {
             replica.phase = Phase::Ready;
             replica.has_served = true;
         }

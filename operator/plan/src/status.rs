@@ -1,7 +1,7 @@
 //! What to say about a model deployment: its conditions, from what was wished and seen.
 
 use crate::deployment::Desired;
-use crate::observed::{Observed, Phase, Replica, WorkerFailure};
+use crate::observed::{Observed, PendingReason, Phase, Replica, WorkerFailure};
 use crate::units::Moment;
 use crate::{Condition, ConditionKind, Reason, Truth};
 
@@ -40,6 +40,8 @@ struct Seen<'a> {
     /// Current replicas that are not ready, the furthest along first.
     coming: Vec<&'a Replica>,
     blocked: Option<Reason>,
+    /// Whether a request makes replicas come.
+    wakes: bool,
 }
 
 impl<'a> Seen<'a> {
@@ -56,6 +58,7 @@ impl<'a> Seen<'a> {
             ready_outdated: staying().filter(|r| !current(r)).filter(ready).count(),
             coming,
             blocked,
+            wakes: desired.scaling.is_some(),
         }
     }
 
@@ -71,7 +74,12 @@ impl<'a> Seen<'a> {
 
     fn workers_ready(&self) -> Finding {
         if self.wished == 0 {
-            return (Truth::False, Reason::ScaledToZero, "no replica is wished".into());
+            let message = if self.wakes {
+                "nobody asks; the next request wakes a replica"
+            } else {
+                "no replica is wished"
+            };
+            return (Truth::False, Reason::ScaledToZero, message.into());
         }
         if self.ready_current >= self.wished {
             let message = format!("{} of {} replicas answer", self.wished, self.wished);
@@ -85,16 +93,15 @@ impl<'a> Seen<'a> {
         let answer = format!("{} of {} replicas answer", self.ready_current, self.wished);
         let say = |reason, words: String| (Truth::False, reason, format!("{answer}; {words}"));
         if let Some((replica, failure)) = self.failed() {
-            let reason = match failure {
-                WorkerFailure::Weights(_) => Reason::WeightsMissing,
-                WorkerFailure::Config(_) => Reason::ConfigRefused,
-                WorkerFailure::Ended(_) => Reason::BackingOff,
-            };
             let words = format!(
                 "replica {} ended {} times and is started again after a wait: {failure}",
                 replica.id, replica.failures.0
             );
-            return say(reason, words);
+            return say(failure_reason(failure), words);
+        }
+        if let Some((replica, why)) = self.stuck() {
+            let words = format!("replica {} cannot start: {why}", replica.id);
+            return say(pending_reason(why), words);
         }
         if let Some(reason) = self.blocked {
             return say(reason, "the next one waits until its memory request is free".into());
@@ -118,6 +125,15 @@ impl<'a> Seen<'a> {
         })
     }
 
+    /// A replica that waits for more than its turn.
+    fn stuck(&self) -> Option<(&'a Replica, &'a PendingReason)> {
+        self.coming.iter().find_map(|replica| match &replica.phase {
+            Phase::Pending { why: PendingReason::Placing } => None,
+            Phase::Pending { why } => Some((*replica, why)),
+            _ => None,
+        })
+    }
+
     fn weights_available(&self) -> Finding {
         let loads = |replica: &&Replica| matches!(replica.phase, Phase::Loading);
         if self.ready_current > 0 || self.coming.iter().any(loads) {
@@ -132,5 +148,26 @@ impl<'a> Seen<'a> {
             }
             _ => (Truth::Unknown, Reason::Fetching, "no replica has loaded them yet".into()),
         }
+    }
+}
+
+fn failure_reason(failure: &WorkerFailure) -> Reason {
+    match failure {
+        WorkerFailure::Weights(_) => Reason::WeightsMissing,
+        WorkerFailure::Config(_) => Reason::ConfigRefused,
+        WorkerFailure::OutOfMemory(_) => Reason::OutOfMemoryKilled,
+        WorkerFailure::NodeLost(_) => Reason::NodeLost,
+        WorkerFailure::Ended(_) => Reason::BackingOff,
+    }
+}
+
+fn pending_reason(why: &PendingReason) -> Reason {
+    match why {
+        PendingReason::Placing => Reason::Starting,
+        PendingReason::Unschedulable(_) => Reason::Unschedulable,
+        PendingReason::ImageMissing(_) => Reason::ImageMissing,
+        PendingReason::QuotaExceeded(_) => Reason::QuotaExceeded,
+        PendingReason::Refused(_) => Reason::Refused,
+        PendingReason::MountMissing(_) => Reason::MountMissing,
     }
 }

@@ -50,3 +50,13 @@ pub struct ReplicaCount(pub u32);
 /// How many compute threads one member runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Threads(pub NonZeroUsize);
+
+/// Processor time in thousandths of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Millicores(pub u64);
+
+/// How many tokens.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct TokenCount(pub u64);
