@@ -5,14 +5,15 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Number, Value};
 
-use crate::ModelDeployment;
+use crate::{ModelDeployment, PowerBudget, Tenant};
 
 /// The name of each kind's file under `crds/`, in the order of [`crds`].
-pub const FILES: [&str; 1] = ["naru.dev_modeldeployments.yaml"];
+pub const FILES: [&str; 3] =
+    ["naru.dev_modeldeployments.yaml", "naru.dev_tenants.yaml", "naru.dev_powerbudgets.yaml"];
 
 /// Every custom resource definition as JSON, ready to apply.
-pub fn crds() -> Vec<Value> {
-    [ModelDeployment::crd()].iter().map(cleaned).collect()
+pub fn crds() -> [Value; 3] {
+    [ModelDeployment::crd(), Tenant::crd(), PowerBudget::crd()].map(|crd| cleaned(&crd))
 }
 
 /// A definition as YAML text.

@@ -1,7 +1,11 @@
-use naru_plan::{Backend, Bytes, Millis, PrefixCache, ReplicaCount};
+use naru_plan::{
+    Access, Backend, Bytes, Millicores, Millis, PrefixCache, ReplicaCount, ServedName, TenantName,
+    ZoneName,
+};
 use proptest::prelude::*;
 
 use super::*;
+use crate::pod_template::PodTemplate;
 
 const SMALLEST: &str = "apiVersion: naru.dev/v1alpha1
 kind: ModelDeployment
@@ -21,7 +25,7 @@ fn with(line: &str) -> String {
 
 #[track_caller]
 fn accepted(fact: &str, text: &str) -> Desired {
-    check(&sources(&[text])).expect(fact).pop().expect(fact)
+    check(&sources(&[text])).expect(fact).deployments.pop().expect(fact)
 }
 
 /// Exactly these problems, written `path: reason: words that occur in the message`.
@@ -79,6 +83,109 @@ fn values() {
     );
 }
 
+const TENANT: &str = "apiVersion: naru.dev/v1alpha1
+kind: Tenant
+metadata: {name: saudi, labels: {region: gulf}}
+spec:
+  keys:
+  - {name: prod, sha256: SHA, expires: \"2027-01-01T03:00:00+03:00\"}
+  quota: {concurrentRequests: 64}
+";
+
+fn tenant(name: &str, digit: &str) -> String {
+    TENANT.replace("saudi", name).replace("SHA", &format!("\"{}\"", digit.repeat(64)))
+}
+
+#[test]
+fn who_is_answered_where_and_by_how_many() {
+    let scaled = accepted("scaling", &with("scaling: {maxReplicas: 8}")).scaling.unwrap();
+    assert_eq!((scaled.min, scaled.max), (ReplicaCount(1), ReplicaCount(8)));
+    assert_eq!(scaled.queued_tokens_per_replica, naru_plan::TokenCount(8192));
+    assert_eq!(scaled.idle_before_zero, Millis::from_seconds(600));
+    let access = |line: &str| accepted(line, &with(line)).access;
+    assert_eq!(access("replicas: 1"), Access::All);
+    let saudi = [TenantName::parse("saudi").unwrap()].into();
+    assert_eq!(access("access: {tenants: [saudi]}"), Access::Tenants(saudi));
+    let gulf = [("region".to_owned(), "gulf".to_owned())].into();
+    assert_eq!(access("access: {selector: {matchLabels: {region: gulf}}}"), Access::Labels(gulf));
+    let zones = accepted("zones", &with("placement: {zones: [th-1, sa-1]}")).template.zones;
+    assert_eq!(zones.iter().map(ZoneName::as_str).collect::<Vec<_>>(), ["sa-1", "th-1"]);
+    let resources = accepted("cpu", &with("resources: {requests: {cpu: 100m}}")).template.resources;
+    assert_eq!(resources.requests.cpu, Some(Millicores(100)));
+    let sim = SMALLEST.replace("file:///models/solar.gguf", "sim://llama");
+    let sim = accepted("a simulation", &format!("{sim}  backend: sim\n"));
+    assert_eq!(sim.template.backend, Backend::Sim);
+}
+
+#[test]
+fn pod_templates_are_carried_whole() {
+    let line = "podTemplate: {labels: {b: x, a: y}, env: [{name: A, valueFrom: {secretKeyRef: \
+                {name: s, key: k}}}], volumes: [{name: m, mountPath: /m, configMap: {name: c}}]}";
+    let template = accepted("a pod template", &with(line)).template;
+    let pod = PodTemplate::of(&template);
+    assert_eq!(pod.labels.len(), 2);
+    assert_eq!(pod.env[0].value_from.as_ref().unwrap().secret_key_ref.key, "k");
+    assert!(pod.volumes[0].read_only, "unless it is said otherwise");
+    let plain = accepted("none", SMALLEST).template;
+    assert_eq!(PodTemplate::of(&plain), PodTemplate::default());
+    assert_ne!(template.revision(), plain.revision(), "another pod is another worker");
+    let revision = |line: &str| accepted(line, &with(line)).template.revision();
+    assert_eq!(revision("podTemplate: {}"), plain.revision(), "nothing said is nothing changed");
+    assert_eq!(
+        revision("podTemplate: {labels: {a: y, b: x}}"),
+        revision("podTemplate: {labels: {b: x, a: y}}"),
+        "the order of labels is none"
+    );
+    assert_eq!(revision("access: {tenants: [a]}"), plain.revision(), "nor is a worker a tenant's");
+    assert_eq!(revision("scaling: {maxReplicas: 3}"), plain.revision());
+}
+
+#[test]
+fn tenants_and_budgets() {
+    let budget = "apiVersion: naru.dev/v1alpha1\nkind: PowerBudget\nmetadata: {name: hall-a}\n\
+                  spec: {watts: 42000, schedule: [{from: \"12:00\", to: \"17:00\", watts: 30000}]}\n";
+    let all = [SMALLEST, &tenant("saudi", "0"), budget].join("---\n");
+    let wishes = check(&sources(&[&all])).unwrap();
+    let [saudi] = &wishes.tenants[..] else { panic!("one tenant: {wishes:?}") };
+    assert_eq!(saudi.name.as_str(), "saudi");
+    assert_eq!(saudi.labels["region"], "gulf");
+    assert_eq!(saudi.concurrent_requests_max, Some(64));
+    assert_eq!(saudi.keys[0].name.as_str(), "prod");
+    assert_eq!(saudi.keys[0].expires_unix_seconds, Some(1_798_761_600), "in any zone");
+    assert_eq!(wishes.power_budgets[0].spec.schedule[0].time_zone, "UTC");
+    assert!(wishes.cluster_fields.is_empty());
+    let line = "scaling: {maxReplicas: 2}\n  power: {budget: hall-a}";
+    let wishes = check(&sources(&[&with(line)])).unwrap();
+    assert_eq!(wishes.cluster_fields.values().next().unwrap(), &["scaling", "power"]);
+}
+
+#[test]
+fn tenants_that_conflict() {
+    use ProblemReason::{AlreadyExists, Invalid, KeyTaken};
+    refused(
+        "one tenant twice",
+        &[&tenant("a", "0"), &tenant("a", "1")],
+        &[("metadata.name", AlreadyExists, "a is also in a.yaml document 1")],
+    );
+    refused(
+        "one key of two tenants",
+        &[&tenant("a", "0"), &tenant("b", "0")],
+        &[("spec.keys[0].sha256", KeyTaken, "the same key belongs to the tenant a")],
+    );
+    refused(
+        "a tenant in a namespace",
+        &[&tenant("a, namespace: b", "0")],
+        &[("metadata.namespace", Invalid, "for the whole cluster")],
+    );
+    refused(
+        "a day that no year has",
+        &[&tenant("a", "0").replace("01-01T", "02-30T")],
+        &[("spec.keys[0].expires", Invalid, "must be a time like")],
+    );
+    check(&sources(&[&SMALLEST.replace("solar", "a"), &tenant("a", "0")]))
+        .expect("a tenant and a model may have one name");
+}
+
 #[test]
 fn schema_errors() {
     use ProblemReason::{Invalid, UnknownField};
@@ -104,7 +211,11 @@ fn schema_errors() {
         "replicas: two",
         &[("spec.replicas", Invalid, "of type integer, not \"two\"")],
     );
-    bad("not one of the words", "backend: cuda", &[("spec.backend", Invalid, "one of [\"cpu\"]")]);
+    bad(
+        "not one of the words",
+        "backend: cuda",
+        &[("spec.backend", Invalid, "one of [\"cpu\",\"sim\"]")],
+    );
     bad(
         "not the pattern",
         "resources: {limits: {cpu: lots}}",
@@ -145,11 +256,11 @@ fn objects() {
     let changed = |from: &str, to: &str| SMALLEST.replace(from, to);
     refused(
         "another kind",
-        &[&changed("ModelDeployment", "Tenant")],
+        &[&changed("ModelDeployment", "Model")],
         &[(
             "kind",
             UnknownKind,
-            "\"Tenant\" is not known to this version; known: naru.dev/v1alpha1 ModelDeployment",
+            "\"Model\" is not known to this version; known: naru.dev/v1alpha1 ModelDeployment",
         )],
     );
     refused(
@@ -193,46 +304,26 @@ fn objects() {
     );
 }
 
-/// Each CEL rule refuses, with its own words; the same sentences hold on an API server.
+/// What rules let pass; what each refuses is in `tests/cluster/refused.yaml`.
 #[test]
 fn rules() {
     use ProblemReason::RuleBroken;
-    let bad = |fact, line: &str, path, words| {
-        refused(fact, &[&with(line)], &[(path, RuleBroken, words)]);
-    };
-    bad(
-        "a batch smaller than its sequences",
-        "engine: {maxSequences: 65, maxBatchTokens: 64}",
-        "spec.engine",
-        "maxBatchTokens must be at least maxSequences",
-    );
-    bad("no cache", "engine: {kvCacheMemory: 0}", "spec.engine", "must be more than 0");
-    bad(
-        "a cache larger than the memory",
-        "resources: {limits: {memory: 1Gi}}",
-        "spec",
-        "engine.kvCacheMemory must be less than resources.limits.memory",
-    );
-    bad(
-        "more processor asked than allowed",
-        "resources: {requests: {cpu: 2}, limits: {cpu: 1500m}}",
-        "spec.resources",
-        "requests.cpu must not be more than limits.cpu",
-    );
-    bad(
-        "more memory asked than allowed",
-        "resources: {requests: {memory: 3Gi}, limits: {memory: 2Gi}}",
-        "spec.resources",
-        "requests.memory must not be more than limits.memory",
-    );
     accepted("equal amounts", &with("resources: {requests: {cpu: 2}, limits: {cpu: 2000m}}"));
+    accepted("equal bounds", &with("scaling: {minReplicas: 2, maxReplicas: 2}"));
+    accepted("equal watts", &with("power: {floorWattsPerDevice: 2, maxWattsPerDevice: 2}"));
+    accepted("a log that says more", &with("podTemplate: {env: [{name: NARU_LOG, value: debug}]}"));
+    accepted("any taint", &with("podTemplate: {tolerations: [{operator: Exists}]}"));
+    accepted(
+        "a path beside",
+        &with(
+            "podTemplate: {volumes: [{name: a, mountPath: /etc/naruto, secret: {secretName: b}}]}",
+        ),
+    );
     for uri in ["file://a", "http://a/b", "s3://a/b", "hf://", "models/a.gguf"] {
         let text = SMALLEST.replace("file:///models/solar.gguf", uri);
-        let words = "must start with file:///, hf:// or https://";
+        let words = "must start with file:///, hf://, https:// or sim://";
         refused(uri, &[&text], &[("spec.model.uri", RuleBroken, words)]);
     }
-    let twice = SMALLEST.replace("solar.gguf", "solar.gguf, names: [a, b, a]");
-    refused("a name twice", &[&twice], &[("spec.model.names", RuleBroken, "is listed twice")]);
     for name in ["Solar", "a.b", "-a", &"a".repeat(49)] {
         let text = SMALLEST.replace("{name: solar}", &format!("{{name: {name}}}"));
         refused(name, &[&text], &[("", RuleBroken, "metadata.name must be a DNS label")]);
@@ -261,12 +352,14 @@ proptest! {
 
     #[test]
     fn fields_of_any_type_never_panic(
-        fields in prop::collection::vec(values_of_any_type(), 10),
-        place in 0_usize..10,
+        fields in prop::collection::vec(values_of_any_type(), 18),
+        place in 0_usize..18,
     ) {
         let lines = [
             "replicas", "backend", "engine", "resources", "rollout", "engine.maxSequences",
-            "engine.kvCacheMemory", "resources.limits", "rollout.drainSeconds", "x",
+            "engine.kvCacheMemory", "resources.limits", "rollout.drainSeconds", "x", "scaling",
+            "scaling.maxReplicas", "access.tenants", "access.selector", "placement.zones",
+            "power.budget", "podTemplate.labels", "podTemplate.volumes",
         ];
         let line = match lines[place].split_once('.') {
             Some((outer, inner)) => format!("{outer}: {{{inner}: {}}}", fields[place]),

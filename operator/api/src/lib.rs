@@ -4,24 +4,46 @@
 //! naru-plan's nouns, which cannot be wrong any more:
 //!
 //! ```text
-//! text ──► yaml (bounded) ──► schema ──► defaults ──► CEL rules ──► parse ──► naru_plan::Desired
+//! text ──► yaml (bounded) ──► schema ──► defaults ──► CEL rules ──► parse ──► Wishes
 //! ```
 
+mod access;
+mod advice;
+mod conflicts;
 mod crd;
 mod document;
+mod kind;
+mod labels;
+mod metadata;
 mod model_deployment;
 mod parse;
+mod pod_template;
+mod power_budget;
 mod problem;
 mod quantity;
+mod scaling;
 mod schema;
+mod status;
+mod tenant;
 mod yaml;
 
+pub use access::{Access, Placement, Power, TenantSelector};
+pub use advice::{Advice, advice, conditions_page};
 pub use crd::{FILES, crds, to_yaml};
-pub use document::{KINDS, Source, check};
+pub use document::{Source, Wishes, check};
+pub use kind::KINDS;
 pub use model_deployment::{
-    BackendName, Engine, Model, ModelDeployment, ModelDeploymentSpec, ModelDeploymentStatus,
-    PrefixCachePolicy, ResourceAmounts, Resources, Rollout,
+    BackendName, Engine, Model, ModelDeployment, ModelDeploymentSpec, PrefixCachePolicy,
+    ResourceAmounts, Resources, Rollout,
 };
 pub use parse::parse;
-pub use problem::{Problem, ProblemReason, name_taken};
+pub use pod_template::{
+    ClaimSource, ConfigMapSource, PodTemplate, SecretKey, SecretSource, TaintEffect, Toleration,
+    TolerationOperator, ValueSource, Variable, Volume,
+};
+pub use power_budget::{Day, PowerBudget, PowerBudgetSpec, Window};
+pub use problem::{Problem, ProblemReason, key_taken, name_taken};
 pub use quantity::{CpuQuantity, MemoryQuantity};
+pub use scaling::{Scaling, ScalingTargets};
+pub use status::{DECISIONS_KEPT, ModelDeploymentStatus, ScalingDecision, to_status_condition};
+pub use tenant::{Key, Quota, Tenant, TenantSpec, parse_tenant};

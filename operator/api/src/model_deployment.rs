@@ -3,12 +3,15 @@
 //! A field is here only once it acts. Field docs are what `kubectl explain` prints.
 #![allow(unreachable_pub)] // what KubeSchema derives, for itself, is `pub` within a function
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Access, Placement, Power};
+use crate::pod_template::PodTemplate;
 use crate::quantity::{CpuQuantity, MemoryQuantity};
+use crate::scaling::Scaling;
+use crate::status::ModelDeploymentStatus;
 
 /// Serves one model under one or more names.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,13 +31,27 @@ use crate::quantity::{CpuQuantity, MemoryQuantity};
         "metadata.name must be a DNS label of at most 48 characters: replicas and members add \
          their numbers to it"
     ),
-    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas"),
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].status"
     ),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Replicas",
+        type_ = "integer",
+        description = "Replicas that answer requests",
+        json_path = ".status.readyReplicas"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
@@ -43,13 +60,18 @@ use crate::quantity::{CpuQuantity, MemoryQuantity};
          quantity(string(self.engine.kvCacheMemory)).isLessThan(\
          quantity(string(self.resources.limits.memory)))",
         "engine.kvCacheMemory must be less than resources.limits.memory"
+    ),
+    validation = (
+        "self.backend == 'sim' || !self.model.uri.startsWith('sim://')",
+        "a model.uri that starts with sim:// needs backend sim"
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelDeploymentSpec {
     /// Which model, and what clients call it.
     pub model: Model,
-    /// What computes. `cpu`: the processor's cores. Default: cpu.
+    /// What computes. `cpu`: the processor's cores; `sim`: nothing, answers take the time that an
+    /// engine would and say that they are simulated. Default: cpu.
     #[serde(default)]
     pub backend: BackendName,
     /// Limits of the engine in each replica.
@@ -58,13 +80,42 @@ pub struct ModelDeploymentSpec {
     /// What each member may use of the machine it runs on.
     #[serde(default)]
     pub resources: Resources,
-    /// How many complete copies of the model answer requests. Default: 1.
+    /// How many complete copies of the model answer requests; `kubectl scale`, an HPA or KEDA may
+    /// write it. Ignored while `scaling` is given. Default: 1.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: u32,
+    /// naru chooses the number of replicas by load. Default: it does not, `replicas` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+    /// Whose requests are answered. Default: every tenant's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// Where members may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    /// How many watts the devices of members may draw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<Power>,
+    /// Laid over the pod of each member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<PodTemplate>,
     /// How a replica gives way.
     #[serde(default)]
     pub rollout: Rollout,
+}
+
+impl ModelDeploymentSpec {
+    /// The fields that are given and that only a cluster obeys.
+    pub(crate) fn cluster_fields(&self) -> Vec<&'static str> {
+        let fields = [
+            ("scaling", self.scaling.is_some()),
+            ("placement", self.placement.is_some()),
+            ("power", self.power.is_some()),
+            ("podTemplate", self.pod_template.is_some()),
+        ];
+        fields.into_iter().filter(|(_, is_given)| *is_given).map(|(field, _)| field).collect()
+    }
 }
 
 fn default_replicas() -> u32 {
@@ -76,10 +127,12 @@ fn default_replicas() -> u32 {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Model {
     /// Where the weights are: `file:///path`, `hf://owner/repository[@revision][/file]` or
-    /// `https://host/path`. A GGUF file, or a directory with config.json and safetensors.
+    /// `https://host/path`. A GGUF file, or a directory with config.json and safetensors. With
+    /// backend sim also `sim://profile`, which has none.
     #[x_kube(validation = (
-        "['file:///', 'hf://', 'https://'].exists(s, self.startsWith(s) && self.size() > s.size())",
-        "must start with file:///, hf:// or https:// and name something there"
+        "['file:///', 'hf://', 'https://', 'sim://']\
+         .exists(s, self.startsWith(s) && self.size() > s.size())",
+        "must start with file:///, hf://, https:// or sim:// and name something there"
     ))]
     #[schemars(regex(pattern = r"^\S+$"), length(min = 1, max = 2048))]
     pub uri: String,
@@ -109,6 +162,8 @@ pub enum BackendName {
     /// The processor's cores.
     #[default]
     Cpu,
+    /// Nothing: a model of an engine says how long an answer takes.
+    Sim,
 }
 
 /// Limits of the engine in each replica.
@@ -246,20 +301,4 @@ impl Default for Rollout {
     fn default() -> Self {
         Self { drain_seconds: 60 }
     }
-}
-
-/// What is true of a model deployment.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ModelDeploymentStatus {
-    /// The generation of the spec that this status speaks of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Replicas that exist.
-    pub replicas: u32,
-    /// Replicas that answer requests.
-    pub ready_replicas: u32,
-    /// Ready, WorkersReady, WeightsAvailable.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
 }

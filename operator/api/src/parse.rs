@@ -1,99 +1,104 @@
 //! From what users write to what the planner decides on; after this nothing can be wrong.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use naru_plan::{
-    Backend, Bytes, DeploymentName, Desired, EngineLimits, Millis, ModelSource, ModelUri,
-    PrefixCache, ReplicaCount, ServedName, ServedNames, Sha256, Template, Threads,
+    Amounts, Backend, Bytes, DeploymentName, Desired, EngineLimits, Millicores, Millis,
+    ModelSource, ModelUri, PrefixCache, ReplicaCount, ScalingWish, ServedName, ServedNames, Sha256,
+    Template, TenantName, Threads, TokenCount, ZoneName,
 };
 
+use crate::access::{Access, Placement};
 use crate::model_deployment::{
     BackendName, Engine, Model, ModelDeployment, PrefixCachePolicy, ResourceAmounts, Resources,
 };
-use crate::problem::{Finding, ProblemReason};
+use crate::pod_template::PodTemplate;
+use crate::problem::{Finding, Findings};
+use crate::scaling::Scaling;
 
 /// The namespace of an object that names none.
-pub(crate) const DEFAULT_NAMESPACE: &str = "default";
+const DEFAULT_NAMESPACE: &str = "default";
 
 /// Parses a model deployment that passed schema and rules.
 ///
 /// Errors: every field that still has no meaning, as path and words; on an API server the same
 /// ones become conditions.
 pub fn parse(deployment: &ModelDeployment) -> Result<Desired, Vec<(String, String)>> {
-    let as_pairs = |findings: Vec<Finding>| {
-        findings.into_iter().map(|finding| (finding.path, finding.message)).collect()
-    };
-    parse_fields(deployment).map_err(as_pairs)
+    parse_fields(deployment).map_err(Finding::into_pairs)
 }
 
 pub(crate) fn parse_fields(deployment: &ModelDeployment) -> Result<Desired, Vec<Finding>> {
-    let mut findings = Vec::new();
+    let mut findings = Findings::default();
     let metadata = &deployment.metadata;
     let namespace = metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-    let name = metadata.name.as_deref().unwrap_or_default();
+    let object = metadata.name.as_deref().unwrap_or_default();
     let spec = &deployment.spec;
-    let deployment_name =
-        keep(DeploymentName::parse(namespace, name), "metadata.name", &mut findings);
-    let model = parse_model(&spec.model, &mut findings);
-    let names = parse_names(spec.model.names.as_deref(), name, &mut findings);
-    let engine = parse_engine(&spec.engine, &mut findings);
-    let resources = parse_resources(&spec.resources, &mut findings);
-    let (Some(name), Some(model), Some(names), Some(engine), true) =
-        (deployment_name, model, names, engine, findings.is_empty())
-    else {
-        return Err(findings);
-    };
-    let backend = match spec.backend {
-        BackendName::Cpu => Backend::Cpu,
-    };
-    Ok(Desired {
+    let name = findings.keep(DeploymentName::parse(namespace, object), "metadata.name");
+    let template = parse_template(deployment, object, &mut findings);
+    let access = parse_access(spec.access.as_ref(), &mut findings);
+    findings.or(name.zip(template).map(|(name, template)| Desired {
         name,
-        template: Template { model, names, backend, engine, resources },
+        template,
         replicas: ReplicaCount(spec.replicas),
+        scaling: spec.scaling.as_ref().map(parse_scaling),
+        access,
         drain: Millis::from_seconds(spec.rollout.drain_seconds.into()),
+    }))
+}
+
+fn parse_template(
+    deployment: &ModelDeployment,
+    object: &str,
+    findings: &mut Findings,
+) -> Option<Template> {
+    let spec = &deployment.spec;
+    let model = parse_model(&spec.model, findings);
+    let names = parse_names(spec.model.names.as_deref(), object, findings);
+    let engine = parse_engine(&spec.engine, findings);
+    let resources = parse_resources(&spec.resources, findings);
+    let zones = parse_zones(spec.placement.as_ref(), findings);
+    Some(Template {
+        model: model?,
+        names: names?,
+        backend: match spec.backend {
+            BackendName::Cpu => Backend::Cpu,
+            BackendName::Sim => Backend::Sim,
+        },
+        engine: engine?,
+        resources,
+        zones,
+        overlay: spec.pod_template.as_ref().map(PodTemplate::to_overlay).unwrap_or_default(),
     })
 }
 
-/// The value, or a finding at `path`.
-fn keep<T, E: ToString>(
-    result: Result<T, E>,
-    path: &str,
-    findings: &mut Vec<Finding>,
-) -> Option<T> {
-    let refuse = |error: E| Finding::new(path, ProblemReason::Invalid, error.to_string());
-    result.map_err(|error| findings.push(refuse(error))).ok()
-}
-
-fn parse_model(model: &Model, findings: &mut Vec<Finding>) -> Option<ModelSource> {
-    let uri = keep(ModelUri::parse(&model.uri), "spec.model.uri", findings)?;
-    let sha256 = match &model.sha256 {
-        Some(text) => Some(keep(Sha256::parse(text), "spec.model.sha256", findings)?),
-        None => None,
-    };
-    Some(ModelSource { uri, sha256 })
+fn parse_model(model: &Model, findings: &mut Findings) -> Option<ModelSource> {
+    let uri = findings.keep(ModelUri::parse(&model.uri), "spec.model.uri")?;
+    let sha256 = model.sha256.as_deref().map(Sha256::parse).transpose();
+    Some(ModelSource { uri, sha256: findings.keep(sha256, "spec.model.sha256")? })
 }
 
 fn parse_names(
     names: Option<&[String]>,
     object: &str,
-    findings: &mut Vec<Finding>,
+    findings: &mut Findings,
 ) -> Option<ServedNames> {
     let object = [object.to_owned()];
     let mut parsed = Vec::new();
     for (index, name) in names.unwrap_or(&object).iter().enumerate() {
         let path = format!("spec.model.names[{index}]");
-        parsed.extend(keep(ServedName::parse(name), &path, findings));
+        parsed.extend(findings.keep(ServedName::parse(name), &path));
     }
-    keep(ServedNames::new(parsed), "spec.model.names", findings)
+    findings.keep(ServedNames::new(parsed), "spec.model.names")
 }
 
-fn parse_engine(engine: &Engine, findings: &mut Vec<Finding>) -> Option<EngineLimits> {
+fn parse_engine(engine: &Engine, findings: &mut Findings) -> Option<EngineLimits> {
     let kv_cache = engine.kv_cache_memory.bytes().ok_or("is no amount of memory");
     Some(EngineLimits {
         max_sequences: engine.max_sequences,
         max_batch_tokens: engine.max_batch_tokens,
         max_context_tokens: engine.max_context_tokens,
-        kv_cache: Bytes(keep(kv_cache, "spec.engine.kvCacheMemory", findings)?),
+        kv_cache: Bytes(findings.keep(kv_cache, "spec.engine.kvCacheMemory")?),
         prefix_cache: match engine.prefix_cache {
             PrefixCachePolicy::Tenant => PrefixCache::Tenant,
             PrefixCachePolicy::Off => PrefixCache::Off,
@@ -101,18 +106,67 @@ fn parse_engine(engine: &Engine, findings: &mut Vec<Finding>) -> Option<EngineLi
     })
 }
 
-fn parse_resources(resources: &Resources, findings: &mut Vec<Finding>) -> naru_plan::Resources {
-    let amounts = |amounts: &Option<ResourceAmounts>| amounts.clone().unwrap_or_default();
-    let (limits, requests) = (amounts(&resources.limits), amounts(&resources.requests));
-    let whole_cores = |millicores: u64| {
+fn parse_resources(resources: &Resources, findings: &mut Findings) -> naru_plan::Resources {
+    let requests = parse_amounts(resources.requests.as_ref(), "requests", findings);
+    let limits = parse_amounts(resources.limits.as_ref(), "limits", findings);
+    let whole_cores = |Millicores(millicores)| {
         let cores = usize::try_from(millicores / 1000).unwrap_or(usize::MAX);
         Threads(NonZeroUsize::new(cores).unwrap_or(NonZeroUsize::MIN))
     };
-    let cpu = limits.cpu.or(requests.cpu).and_then(|cpu| {
-        keep(cpu.millicores().ok_or("is no amount of processor"), "spec.resources", findings)
+    naru_plan::Resources {
+        threads: limits.cpu.or(requests.cpu).map(whole_cores),
+        memory: requests.memory.or(limits.memory),
+        requests,
+        limits,
+    }
+}
+
+fn parse_amounts(
+    amounts: Option<&ResourceAmounts>,
+    field: &str,
+    findings: &mut Findings,
+) -> Amounts {
+    let Some(ResourceAmounts { cpu, memory }) = amounts else { return Amounts::default() };
+    let path = format!("spec.resources.{field}");
+    let cpu = cpu.as_ref().and_then(|cpu| {
+        let amount = cpu.millicores().ok_or("is no amount of processor");
+        findings.keep(amount, &format!("{path}.cpu"))
     });
-    let memory = requests.memory.or(limits.memory).and_then(|memory| {
-        keep(memory.bytes().ok_or("is no amount of memory"), "spec.resources", findings)
+    let memory = memory.as_ref().and_then(|memory| {
+        let amount = memory.bytes().ok_or("is no amount of memory");
+        findings.keep(amount, &format!("{path}.memory"))
     });
-    naru_plan::Resources { threads: cpu.map(whole_cores), memory: memory.map(Bytes) }
+    Amounts { cpu: cpu.map(Millicores), memory: memory.map(Bytes) }
+}
+
+fn parse_zones(placement: Option<&Placement>, findings: &mut Findings) -> BTreeSet<ZoneName> {
+    let zones = placement.and_then(|placement| placement.zones.as_deref()).unwrap_or_default();
+    let mut parsed = BTreeSet::new();
+    for (index, zone) in zones.iter().enumerate() {
+        let path = format!("spec.placement.zones[{index}]");
+        parsed.extend(findings.keep(ZoneName::parse(zone), &path));
+    }
+    parsed
+}
+
+fn parse_access(access: Option<&Access>, findings: &mut Findings) -> naru_plan::Access {
+    let Some(Access { tenants, selector }) = access else { return naru_plan::Access::All };
+    if let Some(selector) = selector {
+        return naru_plan::Access::Labels(selector.match_labels.clone());
+    }
+    let mut names = BTreeSet::new();
+    for (index, tenant) in tenants.iter().flatten().enumerate() {
+        let path = format!("spec.access.tenants[{index}]");
+        names.extend(findings.keep(TenantName::parse(tenant), &path));
+    }
+    naru_plan::Access::Tenants(names)
+}
+
+fn parse_scaling(scaling: &Scaling) -> ScalingWish {
+    ScalingWish {
+        min: ReplicaCount(scaling.min_replicas),
+        max: ReplicaCount(scaling.max_replicas),
+        queued_tokens_per_replica: TokenCount(scaling.targets.queued_tokens_per_replica.into()),
+        idle_before_zero: Millis::from_seconds(scaling.idle_seconds_before_zero.into()),
+    }
 }

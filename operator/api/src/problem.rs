@@ -19,6 +19,8 @@ pub enum ProblemReason {
     AlreadyExists,
     /// Another model deployment serves the name.
     NameTaken,
+    /// Another tenant has the key.
+    KeyTaken,
 }
 
 /// One thing that is wrong with one document.
@@ -61,13 +63,43 @@ impl Finding {
         Self { path: path.to_owned(), reason, message: message.into() }
     }
 
+    /// As path and words.
+    pub(crate) fn into_pairs(findings: Vec<Self>) -> Vec<(String, String)> {
+        findings.into_iter().map(|finding| (finding.path, finding.message)).collect()
+    }
+
     pub(crate) fn at(self, file: &str, document: usize) -> Problem {
         let Self { path, reason, message } = self;
         Problem { file: file.to_owned(), document, path, reason, message }
     }
 }
 
+/// What is wrong with one document so far.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// The value, or a finding at `path`.
+    pub(crate) fn keep<T, E: ToString>(&mut self, result: Result<T, E>, path: &str) -> Option<T> {
+        let refuse = |error: E| Finding::new(path, ProblemReason::Invalid, error.to_string());
+        result.map_err(|error| self.0.push(refuse(error))).ok()
+    }
+
+    /// What was parsed, if all of it was, and nothing is wrong.
+    pub(crate) fn or<T>(self, parsed: Option<T>) -> Result<T, Vec<Finding>> {
+        match parsed {
+            Some(parsed) if self.0.is_empty() => Ok(parsed),
+            _ => Err(self.0),
+        }
+    }
+}
+
 /// The words of [`ProblemReason::NameTaken`]: `owner` is `namespace/name` of who has it.
 pub fn name_taken(served_name: &str, owner: &str) -> String {
     format!("the served name {served_name:?} is taken by {owner}")
+}
+
+/// The words of [`ProblemReason::KeyTaken`]: `owner` is the tenant that has it.
+pub fn key_taken(owner: &str) -> String {
+    format!("the same key belongs to the tenant {owner}")
 }

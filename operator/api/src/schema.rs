@@ -13,7 +13,8 @@ const SHOWN_BYTES_MAX: usize = 64;
 pub(crate) fn check(schema: &Value, object: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     unknown_fields(schema, object, "", &mut findings);
-    let validator = jsonschema::options().with_draft(Draft::Draft4).build(&plain(schema));
+    let options = jsonschema::options().with_draft(Draft::Draft4).should_validate_formats(true);
+    let validator = options.build(&plain(schema));
     let validator = validator.expect("the schema of a generated definition compiles");
     findings.extend(validator.iter_errors(object).map(|error| explain(&error, object)));
     findings
@@ -89,6 +90,12 @@ fn explain(error: &ValidationError<'_>, object: &Value) -> Finding {
         ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}, not {value}"),
         ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}, not {value}"),
         ValidationErrorKind::Pattern { pattern } => format!("must match {pattern}, not {value}"),
+        ValidationErrorKind::Format { .. } => {
+            format!("must be a time like 2027-01-01T00:00:00Z, not {value}")
+        }
+        ValidationErrorKind::MaxProperties { limit } => {
+            format!("must have at most {limit} entries")
+        }
         ValidationErrorKind::MinLength { limit } => {
             format!("must have at least {limit} characters")
         }

@@ -1,4 +1,4 @@
-//! The committed definitions are the generated ones.
+//! The committed definitions, and the page of reasons, are the generated ones.
 
 use std::path::Path;
 
@@ -13,11 +13,21 @@ fn crds_are_up_to_date() {
         let generated = naru_api::to_yaml(&crd);
         assert!(generated.len() < CRD_BYTES_MAX, "{file} has {} bytes", generated.len());
         assert!(!generated.contains("uint"), "{file} has a format the API server does not know");
-        let path = folder.join(file);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, &generated).unwrap();
-        }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == generated, "crds/{file} is out of date; run: {COMMAND}");
+        same(&folder.join(file), &generated);
     }
+}
+
+#[test]
+fn the_page_of_reasons_is_up_to_date() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
+    same(&folder.join("conditions.md"), &naru_api::conditions_page());
+}
+
+#[track_caller]
+fn same(path: &Path, generated: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, generated).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == generated, "{} is out of date; run: {COMMAND}", path.display());
 }

@@ -1,0 +1,84 @@
+//! Whose requests are answered, where, and with how many watts.
+#![allow(unreachable_pub)] // what KubeSchema derives, for itself, is `pub` within a function
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::labels;
+
+/// Whose requests are answered: those of named tenants, or of tenants with certain labels.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "has(self.tenants) != has(self.selector)",
+    "exactly one of tenants and selector must be given"
+))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Access {
+    /// Names of tenants; others are answered 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
+    pub tenants: Option<Vec<String>>,
+    /// Labels of tenants; those without are answered 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<TenantSelector>,
+}
+
+/// Which tenants, by their labels.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TenantSelector {
+    /// Labels that a tenant must have, all of them; none: every tenant.
+    #[schemars(schema_with = "labels::selector_schema")]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// Where members may run.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placement {
+    /// Values of the node label topology.kubernetes.io/zone; members run nowhere else.
+    /// Default: anywhere.
+    #[x_kube(validation = (
+        "self.all(zone, self.exists_one(other, other == zone))",
+        "the same zone is listed twice"
+    ))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(
+            length(min = 1, max = 63),
+            regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+        )
+    )]
+    pub zones: Option<Vec<String>>,
+}
+
+/// How many watts the devices of members may draw.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = (
+    "!has(self.floorWattsPerDevice) || !has(self.maxWattsPerDevice) || \
+     self.floorWattsPerDevice <= self.maxWattsPerDevice",
+    "floorWattsPerDevice must not be more than maxWattsPerDevice"
+))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Power {
+    /// The PowerBudget that the watts come from. Default: the one whose nodes they run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub budget: Option<String>,
+    /// Watts that each device draws at least while its member lives. Default: the
+    /// accelerator's lowest limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub floor_watts_per_device: Option<u32>,
+    /// Watts that each device may draw at most. Default: the accelerator's highest limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_watts_per_device: Option<u32>,
+}

@@ -1,0 +1,191 @@
+//! What each reason means and what to do about it: the one table, which conditions quote and
+//! `docs/reference/conditions.md` is made of.
+
+use naru_plan::{DeploymentName, Reason};
+
+/// What a reason means, and what a person does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What has happened, and what naru does about it by itself.
+    pub meaning: &'static str,
+    /// What a person does about it; empty: nothing has to be done.
+    pub remedy: &'static str,
+    /// The command to try next, with NAME and NAMESPACE; empty: none.
+    pub command: &'static str,
+}
+
+const PODS: &str = "kubectl describe pod -n NAMESPACE -l naru.dev/model-deployment=NAME";
+const LOGS: &str =
+    "kubectl logs -n NAMESPACE -l naru.dev/model-deployment=NAME --all-containers --tail 50";
+const PREVIOUS_LOGS: &str =
+    "kubectl logs -n NAMESPACE -l naru.dev/model-deployment=NAME --previous --tail 50";
+const EVENTS: &str = "kubectl events -n NAMESPACE --types Warning";
+const SPEC: &str = "kubectl edit modeldeployment -n NAMESPACE NAME";
+const DECISIONS: &str =
+    "kubectl get modeldeployment -n NAMESPACE NAME -o jsonpath='{.status.scaling}'";
+
+/// The row of one reason.
+pub const fn advice(reason: Reason) -> Advice {
+    let (meaning, remedy, command) = match reason {
+        Reason::Serving => ("As many replicas answer as are wished.", "", ""),
+        Reason::Starting => (
+            "Replicas have been made and have not reported yet.",
+            "Wait; see what their pods wait for if it takes longer than a minute.",
+            PODS,
+        ),
+        Reason::Fetching => {
+            ("Weights are on their way to the node.", "Wait; the log says how far it is.", LOGS)
+        }
+        Reason::Loading => ("Weights are being read into memory.", "Wait.", LOGS),
+        Reason::Replacing => (
+            "Replicas of an older template answer until their successors do.",
+            "Wait; nothing is missing meanwhile.",
+            PODS,
+        ),
+        Reason::BackingOff => (
+            "A worker ended by itself. It is started again, each time after a longer wait, at most \
+             a minute.",
+            "Read its last words.",
+            PREVIOUS_LOGS,
+        ),
+        Reason::OutOfMemoryKilled => (
+            "A worker wanted more memory than its limit and was killed. It is started again after \
+             a wait.",
+            "Raise resources.limits.memory, or lower engine.kvCacheMemory.",
+            SPEC,
+        ),
+        Reason::NodeLost => (
+            "The node of a replica is gone or has said nothing for too long. The replica is started \
+             on another.",
+            "Bring the node back, or remove it from the cluster.",
+            "kubectl get nodes",
+        ),
+        Reason::Unschedulable => (
+            "No node has room for a replica, or none that it may run on. It waits.",
+            "Add a node or free one, or ask for less: resources.requests, placement.zones, \
+             podTemplate.nodeSelector.",
+            PODS,
+        ),
+        Reason::ImageMissing => (
+            "The worker's image cannot be fetched. It is tried again.",
+            "Correct the image that the operator was told, or load it where nodes find it.",
+            PODS,
+        ),
+        Reason::MountMissing => (
+            "A volume, ConfigMap or Secret of podTemplate does not exist or cannot be attached. It \
+             is tried again.",
+            "Make it, or correct its name in podTemplate.",
+            PODS,
+        ),
+        Reason::QuotaExceeded => (
+            "The ResourceQuota of the namespace does not allow another replica. It is tried again.",
+            "Raise the quota, or ask for less.",
+            "kubectl describe resourcequota -n NAMESPACE",
+        ),
+        Reason::Refused => (
+            "The cluster refuses to make a replica (an admission rule, a limit of the namespace, a \
+             missing right). It is tried again.",
+            "Do what the message asks for.",
+            EVENTS,
+        ),
+        Reason::ConfigRefused => (
+            "A worker refused its configuration. It is started again after a wait.",
+            "Correct what the message names.",
+            SPEC,
+        ),
+        Reason::WeightsMissing => (
+            "Weights could not be fetched, or are not those of model.sha256. It is tried again \
+             after a wait.",
+            "Correct model.uri or model.sha256, or make the weights reachable from the nodes.",
+            LOGS,
+        ),
+        Reason::WeightsLoaded => ("The weights were fetched and accepted.", "", ""),
+        Reason::InsufficientMemory => (
+            "One more replica would promise more memory than this machine has. It waits.",
+            "Lower resources.requests.memory, or the number of replicas.",
+            "",
+        ),
+        Reason::ScaledToZero => (
+            "No replica is wished, or with scaling: nobody asks. A request wakes one if scaling is \
+             given.",
+            "Ask for a replica, if there should be one.",
+            "kubectl scale modeldeployment -n NAMESPACE NAME --replicas 1",
+        ),
+        Reason::NameTaken => (
+            "Another model deployment serves one of the names; the older one keeps it.",
+            "Choose another name in model.names.",
+            "kubectl get modeldeployments -A \
+             -o custom-columns=ns:.metadata.namespace,object:.metadata.name,serves:.spec.model.names",
+        ),
+        Reason::SpecInvalid => (
+            "The spec has no meaning, though the API server took it. What ran before goes on.",
+            "Correct what the message names.",
+            SPEC,
+        ),
+        Reason::ScaledByLoad => (
+            "naru chooses the number of replicas by load; spec.replicas is ignored.",
+            "",
+            DECISIONS,
+        ),
+        Reason::LimitedByMaximum => (
+            "The load asks for more replicas than scaling.maxReplicas.",
+            "Raise scaling.maxReplicas, or let requests wait.",
+            DECISIONS,
+        ),
+    };
+    Advice { meaning, remedy, command }
+}
+
+impl Advice {
+    /// The command for one model deployment; `None` where there is none.
+    pub fn command_for(&self, name: &DeploymentName) -> Option<String> {
+        let with_names =
+            self.command.replace("NAMESPACE", name.namespace()).replace("NAME", name.name());
+        (!self.command.is_empty()).then_some(with_names)
+    }
+}
+
+/// The table as the page `docs/reference/conditions.md`.
+pub fn conditions_page() -> String {
+    let mut page = String::from(
+        "# Reasons of conditions\n\n\
+         What `status.conditions` of a ModelDeployment may say, what it means, and what to try next. \
+         In the commands\nNAME and NAMESPACE are those of the model deployment. This page is made \
+         from the program:\n`UPDATE=1 cargo test -p naru-api` writes it.\n\n\
+         | reason | what it means | what to do | command |\n| --- | --- | --- | --- |\n",
+    );
+    for reason in Reason::ALL {
+        let Advice { meaning, remedy, command } = advice(reason);
+        let remedy = if remedy.is_empty() { "Nothing." } else { remedy };
+        let command = if command.is_empty() { String::new() } else { format!("`{command}`") };
+        page += &format!("| `{reason:?}` | {meaning} | {remedy} | {command} |\n");
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_name_the_deployment() {
+        let name = DeploymentName::parse("serving", "solar").unwrap();
+        let command = |reason| advice(reason).command_for(&name);
+        assert_eq!(
+            command(Reason::Unschedulable).unwrap(),
+            "kubectl describe pod -n serving -l naru.dev/model-deployment=solar"
+        );
+        assert_eq!(command(Reason::Serving), None);
+    }
+
+    #[test]
+    fn what_needs_doing_says_what() {
+        for reason in Reason::ALL {
+            let Advice { meaning, remedy, .. } = advice(reason);
+            assert!(meaning.ends_with('.'), "{reason:?}");
+            let is_fine =
+                matches!(reason, Reason::Serving | Reason::WeightsLoaded | Reason::ScaledByLoad);
+            assert_eq!(remedy.is_empty(), is_fine, "{reason:?}");
+        }
+    }
+}
