@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use naru_api::Wishes;
 use naru_controller::machine::{DataDir, Machine, MachineConfig, WishFiles};
 use naru_controller::{Controls, Outputs, Readiness};
 use naru_gateway::{Gateway, Limits, bind, ops_router, serve};
-use naru_plan::{Desired, Millis};
+use naru_plan::Millis;
 use naru_protocol::Snapshot;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,7 +41,7 @@ Exit codes: 0 stopped by a signal after draining, 1 failed, 2 bad usage or a bad
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// File with ModelDeployment documents; may be given several times
+    /// File with ModelDeployment and Tenant documents; may be given several times
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Where the OpenAI API listens; without a Tenant a loopback address
@@ -117,7 +118,7 @@ fn find_worker() -> anyhow::Result<PathBuf> {
 struct Platform {
     machine: MachineConfig,
     files: WishFiles,
-    wishes: Vec<Desired>,
+    wishes: Wishes,
     api: TcpListener,
     ops: TcpListener,
 }
@@ -147,7 +148,8 @@ impl Platform {
         tokio::spawn(announce(ready, format!("ready http://{address}/v1")));
 
         signals.next().await;
-        let drain = wished.borrow().iter().map(|wish| wish.drain).max().unwrap_or_default();
+        let drain =
+            wished.borrow().deployments.iter().map(|wish| wish.drain).max().unwrap_or_default();
         tracing::info!(seconds = drain.0 / 1000, "draining; a second signal ends at once");
         tokio::spawn(async move {
             signals.next().await;

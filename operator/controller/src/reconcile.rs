@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use naru_api::Wishes;
 use naru_plan::{Desired, Millis, NextCheck, plan};
 use naru_protocol::Snapshot;
 use tokio::sync::watch;
@@ -21,8 +22,8 @@ const AGAIN: Millis = Millis(20);
 /// What the loop obeys.
 #[derive(Clone, Debug)]
 pub struct Controls {
-    /// Every model deployment that is wished; always whole.
-    pub wishes: watch::Receiver<Arc<Vec<Desired>>>,
+    /// Everything that is wished; always whole.
+    pub wishes: watch::Receiver<Arc<Wishes>>,
     /// Once set, everything drains within this time and the loop ends.
     pub stop: watch::Receiver<Option<Millis>>,
 }
@@ -42,7 +43,7 @@ pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Output
     loop {
         let wishes = controls.wishes.borrow_and_update().clone();
         let stop = *controls.stop.borrow_and_update();
-        let desired = everything(&world, &wishes, stop);
+        let desired = everything(&world, &wishes.deployments, stop);
         if stop.is_some() && world.deployments().is_empty() {
             return;
         }

@@ -101,15 +101,19 @@ impl World for Paper {
 
 /// The loop over a paper world, with both ends of its channels.
 struct Rig {
-    wishes: watch::Sender<Arc<Vec<Desired>>>,
+    wishes: watch::Sender<Arc<Wishes>>,
     stop: watch::Sender<Option<Millis>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     readiness: watch::Receiver<Readiness>,
     running: JoinHandle<()>,
 }
 
+fn only(deployments: Vec<Desired>) -> Wishes {
+    Wishes { deployments, ..Wishes::default() }
+}
+
 fn rig(wishes: Vec<Desired>, failing: u32) -> Rig {
-    let (wishes, wished) = watch::channel(Arc::new(wishes));
+    let (wishes, wished) = watch::channel(Arc::new(only(wishes)));
     let (stop, stops) = watch::channel(None);
     let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
     let (readiness, ready) = watch::channel(Err("starting".to_owned()));
@@ -149,7 +153,7 @@ fn wish(name: &str, replicas: u32, names: &str) -> Desired {
         "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {{name: {name}}}\n\
          spec: {{model: {{uri: file:///m.gguf, names: {names}}}, replicas: {replicas}}}\n"
     );
-    check(&[Source { file: "a.yaml", text: &text }]).unwrap().remove(0)
+    check(&[Source { file: "a.yaml", text: &text }]).unwrap().deployments.remove(0)
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,10 +161,10 @@ async fn wishes_become_true() {
     let mut rig = rig(vec![wish("a", 1, "[x, y]")], 0);
     rig.shows("one replica under both names", "x: a-0!, y: a-0!").await;
     let both = vec![wish("a", 2, "[x]"), wish("b", 0, "[z]")];
-    rig.wishes.send_replace(Arc::new(both));
+    rig.wishes.send_replace(Arc::new(only(both)));
     rig.shows("replaced for its new names, scaled, and one that sleeps", "x: a-1! a-2!, z: ").await;
     rig.readiness.wait_for(Result::is_ok).await.unwrap();
-    rig.wishes.send_replace(Arc::new(vec![]));
+    rig.wishes.send_replace(Arc::new(only(vec![])));
     rig.shows("nothing is wished, nothing is left", "").await;
 }
 
@@ -171,7 +175,7 @@ async fn versions_only_rise() {
     let first = rig.snapshots.borrow().version;
     sleep(Duration::from_secs(120)).await;
     assert_eq!(rig.snapshots.borrow().version, first, "quiet passes publish nothing");
-    rig.wishes.send_replace(Arc::new(vec![wish("a", 2, "[x]")]));
+    rig.wishes.send_replace(Arc::new(only(vec![wish("a", 2, "[x]")])));
     rig.shows("two", "x: a-0! a-1!").await;
     assert!(rig.snapshots.borrow().version > first);
 }

@@ -12,12 +12,14 @@ pub(super) fn of_worker(
     replicas: ReplicaCount,
     cores: NonZeroUsize,
 ) -> Vec<String> {
-    let Backend::Cpu = template.backend;
     let engine = &template.engine;
     let share = cores.get() / (replicas.0.max(1) as usize);
     let threads = template.resources.threads.map_or(share, |threads| threads.0.get());
     let mut arguments = Vec::new();
     let mut give = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
+    if template.backend == Backend::Sim {
+        give("backend", "sim".to_owned());
+    }
     give("model", template.model.uri.as_str().to_owned());
     if let Some(sha256) = template.model.sha256.as_ref().map(Sha256::as_str) {
         give("sha256", sha256.to_owned());
@@ -56,7 +58,7 @@ mod tests {
              spec: {{model: {{uri: file:///m.gguf}}, {spec}}}\n"
         );
         let mut parsed = check(&[Source { file: "a.yaml", text: &text }]).unwrap();
-        parsed.remove(0).template
+        parsed.deployments.remove(0).template
     }
 
     /// The value of `flag` for one of `replicas` on four cores.
@@ -80,6 +82,7 @@ mod tests {
         check_flag("a default", "", 1, "--max-sequences", Some("64"));
         check_flag("what the model says", "", 1, "--max-context-tokens", None);
         check_flag("bytes", "", 1, "--kv-cache-memory", Some("1073741824"));
+        check_flag("what computes", "backend: sim", 1, "--backend", Some("sim"));
         check_flag("its own name", "", 1, "--served-name", Some("solar"));
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use naru_api::{Problem, Source, check};
-use naru_plan::Desired;
+use naru_api::{Problem, Source, Wishes, check};
+use naru_plan::DeploymentName;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -54,15 +54,16 @@ pub struct WishFiles {
 
 impl WishFiles {
     /// Reads and checks the files for the first time.
-    pub fn open(paths: Vec<PathBuf>) -> Result<(Self, Vec<Desired>), FilesError> {
+    pub fn open(paths: Vec<PathBuf>) -> Result<(Self, Wishes), FilesError> {
         let texts = read(&paths)?;
         let wishes = parse(&paths, &texts)?;
+        say_what_is_ignored(&wishes);
         Ok((Self { paths, texts }, wishes))
     }
 
     /// Sends the wishes whenever the files change. A change that is wrong changes nothing; what
     /// is wrong with it is logged, once.
-    pub async fn watch(mut self, wishes: watch::Sender<Arc<Vec<Desired>>>) {
+    pub async fn watch(mut self, wishes: watch::Sender<Arc<Wishes>>) {
         let mut seen = Ok(self.texts.clone());
         loop {
             sleep(LOOK_EVERY).await;
@@ -90,10 +91,12 @@ impl WishFiles {
         }
     }
 
-    fn accept(&self, wishes: &watch::Sender<Arc<Vec<Desired>>>) {
+    fn accept(&self, wishes: &watch::Sender<Arc<Wishes>>) {
         match parse(&self.paths, &self.texts) {
             Ok(new) => {
-                tracing::info!(deployments = new.len(), "the files changed");
+                let (deployments, tenants) = (new.deployments.len(), new.tenants.len());
+                tracing::info!(deployments, tenants, "the files changed");
+                say_what_is_ignored(&new);
                 wishes.send_if_modified(|old| {
                     let is_news = **old != new;
                     *old = Arc::new(new);
@@ -112,7 +115,27 @@ fn refuse(words: &str) {
     tracing::error!("the change is not taken, everything goes on as before: {words}");
 }
 
-fn parse(paths: &[PathBuf], texts: &[String]) -> Result<Vec<Desired>, FilesError> {
+/// One line for everything in the files that only a cluster obeys.
+fn say_what_is_ignored(wishes: &Wishes) {
+    let ignored = ignored(wishes);
+    if !ignored.is_empty() {
+        tracing::warn!("ignored on one machine, a cluster obeys it: {}", ignored.join("; "));
+    }
+}
+
+fn ignored(wishes: &Wishes) -> Vec<String> {
+    let of_deployment = |(name, fields): (&DeploymentName, &Vec<&str>)| {
+        format!("ModelDeployment {name}: spec.{}", fields.join(", spec."))
+    };
+    let mut ignored: Vec<_> = wishes.cluster_fields.iter().map(of_deployment).collect();
+    for budget in &wishes.power_budgets {
+        let name = budget.metadata.name.as_deref().unwrap_or_default();
+        ignored.push(format!("PowerBudget {name}"));
+    }
+    ignored
+}
+
+fn parse(paths: &[PathBuf], texts: &[String]) -> Result<Wishes, FilesError> {
     let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     let sources: Vec<_> =
         names.iter().zip(texts).map(|(file, text)| Source { file, text }).collect();
@@ -157,10 +180,30 @@ mod tests {
         assert!(!wishes.has_changed().unwrap(), "nor does a file that is gone");
         write(&GOOD.replace("spec: {", "spec: {replicas: 3, "));
         wishes.changed().await.unwrap();
-        assert_eq!(wishes.borrow_and_update()[0].replicas.0, 3, "a good one is taken");
+        assert_eq!(wishes.borrow_and_update().deployments[0].replicas.0, 3, "a good one is taken");
         write(&format!("# a comment\n{}", GOOD.replace("spec: {", "spec: {replicas: 3, ")));
         sleep(LOOK_EVERY * 4).await;
         assert!(!wishes.has_changed().unwrap(), "the same wish in other words is no news");
+    }
+
+    #[test]
+    fn what_only_a_cluster_obeys_is_said() {
+        let spec = "spec: {placement: {zones: [a]}, podTemplate: {}, ";
+        let texts = [
+            GOOD.replace("spec: {", spec),
+            "apiVersion: naru.dev/v1alpha1\nkind: PowerBudget\nmetadata: {name: hall}\n\
+             spec: {watts: 1000}\n"
+                .into(),
+            "apiVersion: naru.dev/v1alpha1\nkind: Tenant\nmetadata: {name: bank}\n\
+             spec: {quota: {concurrentRequests: 2}}\n"
+                .into(),
+        ];
+        let paths: Vec<_> = (0..3).map(|n| PathBuf::from(n.to_string())).collect();
+        let wishes = parse(&paths, &texts).unwrap();
+        assert_eq!(wishes.tenants[0].concurrent_requests_max, Some(2));
+        let expected =
+            ["ModelDeployment default/a: spec.placement, spec.podTemplate", "PowerBudget hall"];
+        assert_eq!(ignored(&wishes), expected);
     }
 
     #[test]

@@ -60,6 +60,7 @@ fn words(phase: &Phase) -> Option<String> {
             Some(format!("fetching {percent:>3} % ({done} of {total})"))
         }
         Phase::Loading => Some("loading".to_owned()),
+        Phase::Pending { .. } => Some("waiting".to_owned()),
         Phase::Ready | Phase::Stopped { .. } => None,
     }
 }
