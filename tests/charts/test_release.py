@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts_under_test import CHARTS, EVERYTHING, NAMESPACE
+from charts_under_test import CHARTS, EVERYTHING, NAMESPACE, REPOSITORY
 
 @pytest.mark.usefixtures("definitions")
 @pytest.mark.parametrize("options", [[], EVERYTHING], ids=["defaults", "everything"])
@@ -35,3 +35,18 @@ def test_plain_kubectl_takes_the_definitions_too(own_cluster):
         for wanted in ("Established", "NamesAccepted"):
             name = yaml.safe_load(Path(path).read_text())["metadata"]["name"]
             own_cluster.kubectl("wait", f"--for=condition={wanted}", f"crd/{name}", "--timeout=30s")
+
+
+@pytest.mark.usefixtures("definitions")
+@pytest.mark.parametrize("name", ["one-partner", "saudi-and-thai", "smollm2"])
+def test_the_api_server_takes_the_examples(own_cluster, name):
+    objects = list(yaml.safe_load_all((REPOSITORY / f"docs/examples/{name}.yaml").read_text()))
+    # A dry run does not make the namespaces that what follows is in.
+    namespaces = [found for found in objects if found["kind"] == "Namespace"]
+    for found in namespaces:
+        own_cluster.kubectl("apply", "--filename=-", text=yaml.safe_dump(found))
+    wishes = yaml.safe_dump_all(found for found in objects if found["kind"] != "Namespace")
+    said = own_cluster.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", text=wishes)
+    assert len(said.splitlines()) == len(objects) - len(namespaces)
+    for found in namespaces:
+        own_cluster.kubectl("delete", "namespace", found["metadata"]["name"])
