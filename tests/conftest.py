@@ -7,6 +7,8 @@ from openai import OpenAI
 
 import serving
 
+pytest_plugins = ["cluster.fixtures"]
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):

@@ -1,9 +1,10 @@
 """Cgroups, of version 1, 2 or both mounted beside each other, as this machine has them.
 
-Each process of a cluster is put into a cgroup of the cluster's before it does anything else, and so are its
-children by inheritance. So what the cluster started can be told from everything else, also after whoever started it was killed.
+Each process of a cluster is put into a cgroup of the cluster's before it does anything else, and its children inherit
+it. So what the cluster started can be told from everything else, also after whoever started it was killed.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -37,12 +38,21 @@ def make(name):
     for root in hierarchies():
         path = root
         for part in Path(name).parts:
+            hand_down_controllers(path)
             path = path / part
             path.mkdir(exist_ok=True)
             for setting in ("cpuset.cpus", "cpuset.mems"):  # version 1 leaves them empty, and then nothing may run
                 value = path / setting
                 if value.exists() and not value.read_text().strip() and (root / "cpuset.cpu_exclusive").exists():
                     value.write_text((path.parent / setting).read_text())
+
+
+def hand_down_controllers(path):
+    """In version 2, lets the cgroups below `path` have every controller that it has itself."""
+    controllers = path / "cgroup.controllers"
+    for name in controllers.read_text().split() if controllers.exists() else ():
+        with contextlib.suppress(OSError):  # the kernel keeps some to itself
+            (path / "cgroup.subtree_control").write_text(f"+{name}")
 
 
 def join_file(name):
@@ -54,10 +64,8 @@ def processes(name):
     """The ids of all processes in the cgroup `name` and below."""
     found = set()
     for folder, _, _ in os.walk(tracker() / name):
-        try:
+        with contextlib.suppress(OSError):  # it has gone
             found.update(int(pid) for pid in (Path(folder) / "cgroup.procs").read_text().split())
-        except (FileNotFoundError, OSError):  # it went, or is of a kind that holds no processes
-            continue
     return found
 
 
@@ -79,12 +87,22 @@ def signal_member(name, pid, number):
     except ProcessLookupError:
         return
     try:
-        if pid in processes(name):
+        if is_member(name, pid):
             signal.pidfd_send_signal(handle, number)
     except ProcessLookupError:
         pass
     finally:
         os.close(handle)
+
+
+def is_member(name, pid):
+    """Whether a process is in the cgroup `name` or below."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return False
+    paths = [Path(line.split(":", 2)[2]) for line in lines]
+    return any(path.is_relative_to(f"/{name}") for path in paths)
 
 
 def describe(pid):
@@ -95,18 +113,20 @@ def describe(pid):
 
 
 def remove(name):
-    """Removes the cgroup `name` and all below it, in every hierarchy. They hold no processes any more."""
+    """Ends what is in the cgroup `name` and below, and removes them in every hierarchy."""
+    kill(name)
     for root in hierarchies():
-        until(lambda root=root: try_remove(root / name), f"{root / name} can be removed", seconds=10)
+        until(lambda root=root: try_remove(root, name), f"{root / name} can be removed", KILL_SECONDS_MAX)
 
 
-def try_remove(top):
-    for folder, _, _ in os.walk(top, topdown=False):
+def try_remove(root, name):
+    for folder, _, _ in os.walk(root / name, topdown=False):
         try:
             os.rmdir(folder)
         except FileNotFoundError:
             continue
-        except OSError:  # its last process is still on its way out
+        except OSError:  # its last process is on its way out, or a late one on its way in
+            kill(name)
             return False
     return True
 

@@ -52,7 +52,8 @@ class ControlPlane:
         pki, layout = self.authority.path, self.layout
         self.machine.start(
             "kube-apiserver", self.programs.kubernetes, "kube-apiserver",
-            "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443", f"--advertise-address={layout.control_address}",
+            "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443",
+            f"--advertise-address={layout.control_address}",
             f"--service-cluster-ip-range={layout.services}", "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true", "--profiling=false",
             f"--tls-cert-file={pki('kube-apiserver.crt')}", f"--tls-private-key-file={pki('kube-apiserver.key')}",

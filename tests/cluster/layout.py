@@ -91,6 +91,16 @@ class Layout:
         return self.directory / "kubeconfig"
 
     @property
+    def bin(self):
+        """The programs that people and tests call."""
+        return self.directory / "bin"
+
+    @property
+    def cache(self):
+        """What kubectl remembers of the API; elsewhere it would outlive the cluster."""
+        return self.directory / "cache"
+
+    @property
     def audit_log(self):
         return self.directory / "control" / "audit.log"
 

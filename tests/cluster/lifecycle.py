@@ -9,11 +9,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import cgroups, images, network, programs
+from .client import Client
 from .control_plane import ControlPlane
 from .failure import Failed, until
 from .layout import LOCKS, NUMBERS, STATE, Layout
@@ -22,31 +22,20 @@ from .node import Node
 from .pki import Authority
 
 MADE = STATE / "made"  # lists the folders outside of STATE that were made
-COMMAND_SECONDS_MAX = 180
 
 
-class Cluster:
+class Cluster(Client):
     """One cluster of this machine, whether it is up or not."""
 
     def __init__(self, number, found):
         self.layout = Layout(number)
+        super().__init__(self.layout.kubeconfig, self.layout.bin.joinpath, {"KUBECACHEDIR": str(self.layout.cache)})
         self.programs = found
         self.authority = Authority(self.layout.directory / "pki")
         self.control = ControlPlane(self.layout, found, self.authority)
         self.nodes = {
             place.name: Node(place, self.layout, found, self.authority, self.control) for place in self.layout.nodes
         }
-
-    @property
-    def kubeconfig(self):
-        return self.layout.kubeconfig
-
-    def kubectl(self, *arguments, text=None):
-        """Runs kubectl, and returns what it printed."""
-        return self._call("kubectl", *arguments, text=text)
-
-    def helm(self, *arguments, text=None):
-        return self._call("helm", *arguments, text=text)
 
     def load(self, archive):
         """Brings an archive's images to every node, and returns their names."""
@@ -131,32 +120,15 @@ class Cluster:
     def _write_kubeconfig(self):
         self.kubeconfig.touch(mode=0o600)
         self.kubeconfig.write_text(self.authority.kubeconfig("admin", self.layout.api_url))
-        folder = self.layout.directory / "bin"
-        folder.mkdir()
+        self.layout.bin.mkdir()
         for name, path in self.programs.for_people().items():
-            (folder / name).symlink_to(path)
-
-    def _call(self, program, *arguments, text=None):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "HELM"))}
-        result = subprocess.run(
-            [self.layout.directory / "bin" / program, *map(str, arguments)],
-            input=text,
-            stdin=subprocess.DEVNULL if text is None else None,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS_MAX,
-            env=environment | {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self.layout.directory)},
-        )
-        if result.returncode != 0:
-            raise Failed(f"{program} {' '.join(map(str, arguments))}: {result.stderr.strip()}")
-        return result.stdout
+            (self.layout.bin / name).symlink_to(path)
 
 
 def take_down(layout):
     """Leaves nothing of a cluster: no process, mount, namespace, link, route, cgroup or file."""
-    cgroups.kill(layout.cgroup)
-    network.unplug_host(layout)
     cgroups.remove(layout.cgroup)
+    network.unplug_host(layout)
     if layout.directory.exists():
         shutil.rmtree(layout.directory)
     with locked("naru-cluster"):
@@ -227,20 +199,29 @@ def release(name, file):
 
 
 @contextlib.contextmanager
-def fresh(found=None):
-    """A new cluster with a number that nobody else uses, for as long as the `with` lasts."""
-    found = found or programs.ensure()
+def claimed():
+    """The number of a cluster that nobody else uses, for as long as the `with` lasts. What a killed run has left
+    there is gone."""
     for number in NUMBERS[1:]:
-        name = f"{Layout(number).name}-owner"
-        if file := acquire(name, wait=False):
+        layout = Layout(number)
+        if file := acquire(f"{layout.name}-owner", wait=False):
             break
     else:
-        raise Failed(f"all of {len(NUMBERS) - 1} test clusters of this machine are in use")
-    cluster = Cluster(number, found)
+        raise Failed(f"all of the {len(NUMBERS) - 1} test clusters that this machine may have are in use")
     try:
-        cluster.down()
+        with locked(layout.name):
+            take_down(layout)
+        yield number
+    finally:
+        with locked(layout.name):
+            take_down(layout)
+        release(f"{layout.name}-owner", file)
+
+
+@contextlib.contextmanager
+def fresh(found):
+    """A new cluster, for as long as the `with` lasts."""
+    with claimed() as number:
+        cluster = Cluster(number, found)
         cluster.up()
         yield cluster
-    finally:
-        cluster.down()
-        release(name, file)

@@ -49,7 +49,7 @@ class Machine:
         self.path = path  # where programs are looked for
 
     def boot(self, holder):
-        """Makes the namespaces. `holder` is a program that does nothing; it holds them."""
+        """Makes the namespaces of a machine that is off. `holder` is a program that does nothing; it holds them."""
         for folder in ("log", "pid"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
         for setting, value in SETTINGS.items():
@@ -69,9 +69,10 @@ class Machine:
                 raise Failed(f"{self.name} could not be set up: {self.log_tail('holder')}")
             time.sleep(0.01)
 
-    def start(self, name, *command, environment=None):
-        """Starts a daemon called `name`; its output goes to its log."""
-        self._launch(name, [*self._enter(), *map(str, command)], environment)
+    def start(self, name, *command):
+        """Starts a daemon called `name`, unless it runs; its output goes to its log."""
+        if not self.is_running(name):
+            self._launch(name, [*self._enter(), *map(str, command)])
 
     def run(self, *command, text=None):
         """Runs a command to its end, and returns what it printed."""
@@ -89,7 +90,7 @@ class Machine:
 
     def is_running(self, name):
         pid = self._pid(name)
-        return pid is not None and pid in cgroups.processes(self.daemons)
+        return pid is not None and cgroups.is_member(self.daemons, pid)
 
     def all_run(self):
         """Whether everything runs that was started, and not stopped since."""
@@ -116,7 +117,7 @@ class Machine:
 
     def power_off(self):
         """Ends everything on it at once, as when its cord is pulled. Its disk stays."""
-        cgroups.kill(self.cgroup)
+        cgroups.remove(self.cgroup)
 
     def holder_pid(self):
         pid = self._pid("holder")
@@ -134,7 +135,7 @@ class Machine:
         except FileNotFoundError:
             return ""
 
-    def _launch(self, name, command, environment):
+    def _launch(self, name, command, environment=None):
         self._pid_file(name).unlink(missing_ok=True)
         join = cgroups.join_file(self.daemons)
         with open(self.log(name), "ab") as log:

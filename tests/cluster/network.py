@@ -7,7 +7,7 @@ machine has a route to anything else, so nothing can leave. The host's own firew
 import json
 import subprocess
 
-from .failure import Failed
+from .failure import Failed, until
 
 SWITCH = "switch"
 
@@ -54,9 +54,10 @@ def plug_in_node(layout, node, machine, control):
 
 
 def unplug_host(layout):
-    """Removes the host's end, its address and its routes, if they are there."""
-    if has_link(layout.host_link):
-        on_host(f"link del {layout.host_link}")
+    """Removes the host's end, its address and its routes, if they are there. The kernel may do so at the same time,
+    when the other end's namespace goes."""
+    subprocess.run(["ip", "link", "del", layout.host_link], capture_output=True)
+    until(lambda: not has_link(layout.host_link), f"the link {layout.host_link} is gone", seconds=20)
 
 
 def has_link(name):

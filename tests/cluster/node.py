@@ -6,7 +6,7 @@ import shutil
 import time
 from datetime import datetime
 
-from . import cgroups, images, network
+from . import images, network
 from .failure import Failed, until
 from .machine import Machine
 
@@ -76,11 +76,12 @@ class Node:
         return self.directory / "state"
 
     def start(self):
-        """Switches the machine on and starts what runs on it. Returns before the node is Ready."""
-        self.machine.boot(self.programs.pause)
-        network.plug_in_node(self.layout, self.place, self.machine, self.control.machine)
-        self.state.mkdir(exist_ok=True)
-        self._configure()
+        """Switches the machine on, and starts what does not run on it. Returns before the node is Ready."""
+        if not self.machine.is_on:
+            self.machine.boot(self.programs.pause)
+            network.plug_in_node(self.layout, self.place, self.machine, self.control.machine)
+            self.state.mkdir(exist_ok=True)
+            self._configure()
         self.machine.start("containerd", "containerd", "--config", self.directory / "containerd.toml")
         self.machine.start(
             "kube-proxy", self.programs.kubernetes, "kube-proxy", "--config", self.directory / "kube-proxy.yaml"
@@ -106,7 +107,6 @@ class Node:
     def stop(self):
         """Pulls the cord: the node and its pods are gone at once. Its disk stays, for `start`."""
         self.machine.power_off()
-        cgroups.remove(self.cgroup)
         if self.state.exists():
             shutil.rmtree(self.state)
 

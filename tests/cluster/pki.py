@@ -44,7 +44,9 @@ class Authority:
             ("front-proxy-client", "/CN=front-proxy-client", None),
             ("admin", "/O=system:masters/CN=admin", None),
             ("coredns", "/CN=system:coredns", None),
-            *((name, f"/CN=system:{name}", None) for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy")),
+            ("kube-controller-manager", "/CN=system:kube-controller-manager", None),
+            ("kube-scheduler", "/CN=system:kube-scheduler", None),
+            ("kube-proxy", "/CN=system:kube-proxy", None),
             *(
                 (node.name, f"/O=system:nodes/CN=system:node:{node.name}", alternatives([node.name], [node.address]))
                 for node in layout.nodes

@@ -27,6 +27,7 @@ GO_NEEDED = "1.26"
 PROGRESS_SECONDS = 15
 INSTALLED = {"ip": "iproute2", "nft": "nftables", "openssl": "openssl"}  # small tools, and no service among them
 UNPACKED = ("containerd", "runc", "containernetworking-plugins", "etcd-server", "prometheus")
+NEEDED = ("usr/bin/containerd", "usr/bin/etcd", "usr/bin/promtool", "usr/lib/cni/ptp", "usr/sbin/runc")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Programs:
     def for_people(self):
         """What a user of the cluster wants to call, by name."""
         names = ("ctr", "prometheus", "promtool")
-        return {"kubectl": self.kubernetes, "helm": self.helm} | {name: self.debian / "usr/bin" / name for name in names}
+        debian = {name: self.debian / "usr/bin" / name for name in names}
+        return {"kubectl": self.kubernetes, "helm": self.helm} | debian
 
     @property
     def fingerprint(self):
@@ -137,6 +139,9 @@ def unpack_packages(cache):
             unpacked = Path(directory) / "tree"
             for package in Path(directory).glob("*.deb"):
                 run(["dpkg-deb", "--extract", str(package), str(unpacked)], f"unpacking {package.name}")
+            for program in NEEDED:
+                if not (unpacked / program).exists():
+                    raise Failed(f"the packages of this release have no {program}; those of Debian 12 have")
             unpacked.rename(tree)
     return tree
 
