@@ -37,6 +37,7 @@ check: ## the inner loop: format, lints, unit tests
 
 test: models ## everything that proves the product; what CI runs
 	@tests/prerequisites.sh fmt clippy
+	@tests/cluster/ctl build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo build --workspace --bins
@@ -46,6 +47,7 @@ test: models ## everything that proves the product; what CI runs
 	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
 
 clients: models ## only the tests that talk to running processes; PYTEST="-k name" picks some
+	@tests/cluster/ctl build
 	cargo build --workspace --bins
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
 	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
@@ -56,6 +58,7 @@ images: ## the operator, gateway and worker images as one archive, and the comma
 	@python3 charts/images/pack.py --binaries $(TARGET)/release --out $(TARGET)/images
 
 cluster: ## bring up a real Kubernetes of two nodes on this machine (root), and print what to export
+	@tests/prerequisites.sh
 	@tests/cluster/ctl up
 
 cluster-down: ## take it down, and leave nothing of it

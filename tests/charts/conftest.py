@@ -9,12 +9,6 @@ from neighbours import prometheus_operator
 
 
 @pytest.fixture(scope="session")
-def tools():
-    """The programs of the test cluster, Helm among them; built the first time."""
-    return programs.ensure()
-
-
-@pytest.fixture(scope="session")
 def helm(tools):
     return Helm(tools.helm)
 

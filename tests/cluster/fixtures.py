@@ -38,24 +38,26 @@ def number_of(kubeconfig):
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out what cannot run here. In CI all of it must be able to, and fails if it is not."""
-    needing = [item for item in items if {"cluster", "scratch"} & set(getattr(item, "fixturenames", ()))]
-    if given():
-        if number_of(given()) is not None:
-            return
-        reason = "NARU_TEST_KUBECONFIG names a cluster of which only the API is ours to use"
-        leaving = [item for item in needing if item.get_closest_marker("control")]
-    else:
-        reason = programs.why_not()
-        leaving = needing if reason and os.environ.get("CI") != "true" else []
+    if given() and number_of(given()) is None:
+        why = "NARU_TEST_KUBECONFIG names a cluster of which only the API is ours to use"
+        leave_out(config, items, why, lambda item: item.get_closest_marker("control"))
+    if programs.why_not() and (given() or os.environ.get("CI") != "true"):
+        needing = {"tools", "scratch"} if given() else {"tools", "scratch", "cluster"}
+        leave_out(config, items, programs.why_not(), lambda item: needing & set(getattr(item, "fixturenames", ())))
+
+
+def leave_out(config, items, why, which):
+    leaving = [item for item in items if which(item)]
     if leaving:
         items[:] = [item for item in items if item not in leaving]
         config.hook.pytest_deselected(items=leaving)
-        config.stash[LEFT_OUT] = f"left out ({reason}): {', '.join(item.name for item in leaving)}"
+        names = ", ".join(dict.fromkeys(item.name.split("[")[0] for item in leaving))
+        config.stash.setdefault(LEFT_OUT, []).append(f"left out ({why}): {names}")
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if LEFT_OUT in config.stash:
-        terminalreporter.write_line(config.stash[LEFT_OUT], yellow=True)
+    for line in config.stash.get(LEFT_OUT, ()):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -73,13 +75,19 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture(scope="session")
-def cluster():
+def tools():
+    """The programs of the test cluster, Helm and promtool among them."""
+    return programs.ensure()
+
+
+@pytest.fixture(scope="session")
+def cluster(request):
     """The cluster that the session's tests share."""
     if not given():
-        with lifecycle.fresh(programs.ensure()) as new:
+        with lifecycle.fresh(request.getfixturevalue("tools")) as new:
             yield new
     elif (number := number_of(given())) is not None:
-        yield lifecycle.Cluster(number, programs.ensure())
+        yield lifecycle.Cluster(number, request.getfixturevalue("tools"))
     else:
         yield Client(given())
 
@@ -94,8 +102,7 @@ def namespace(cluster, request):
 
 
 @pytest.fixture
-def scratch():
+def scratch(tools):
     """The number of a cluster that is not there, for tests that bring it up and down themselves."""
-    programs.ensure()
     with lifecycle.claimed() as number:
         yield number

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from . import cgroups, lifecycle, programs
+from . import cgroups, lifecycle
 from .failure import until
 from .layout import Layout
 from .machine import SETTINGS, Machine
@@ -86,10 +86,10 @@ def nothing_is_left(number, before):
     until(as_before, "the last process is gone", seconds=20)
 
 
-def test_down_leaves_nothing(scratch):
+def test_down_leaves_nothing(scratch, tools):
     before = look(scratch)
     exports = finish(ctl(scratch, "up"))
-    cluster = lifecycle.Cluster(scratch, programs.ensure())
+    cluster = lifecycle.Cluster(scratch, tools)
     assert f"export KUBECONFIG={cluster.kubeconfig} " in exports
     cluster.kubectl("apply", "--filename=-", text=POD)
     cluster.kubectl("wait", "--for=condition=Ready", "pod/memory", "--timeout=30s")
@@ -110,7 +110,7 @@ def test_up_twice_is_up_once(scratch):
     assert {file: file.read_text() for file in Layout(scratch).directory.glob("*/pid/*")} == daemons
 
 
-def test_up_copes_with_an_up_that_was_killed(scratch):
+def test_up_copes_with_an_up_that_was_killed(scratch, tools):
     """Killed as soon as each of these exists, from the first machine to the last daemon."""
     directory = Layout(scratch).directory
     for seen in ("control/pid/holder", "control/pid/kube-apiserver", "node2/pid/kubelet", "control/pid/coredns"):
@@ -120,7 +120,7 @@ def test_up_copes_with_an_up_that_was_killed(scratch):
         child.communicate()
         assert cgroups.processes(Layout(scratch).cgroup), "something was left running"
     finish(ctl(scratch, "up"))
-    cluster = lifecycle.Cluster(scratch, programs.ensure())
+    cluster = lifecycle.Cluster(scratch, tools)
     assert cluster.is_up() and cluster.kubectl("get", "nodes").count(" Ready ") == 2
 
 
@@ -135,12 +135,12 @@ def test_down_copes_with_a_down_that_was_killed(scratch):
     nothing_is_left(scratch, before)
 
 
-def test_only_its_own_processes_are_ended(scratch, tmp_path):
+def test_only_its_own_processes_are_ended(scratch, tools, tmp_path):
     """A process whose id stands in a pid file, but which the cluster did not start, is left alone."""
     stranger = subprocess.Popen(["sleep", "600"])
     try:
-        machine = Machine("machine", tmp_path, f"{Layout(scratch).cgroup}/machine", programs.ensure().path)
-        machine.boot(programs.ensure().pause)
+        machine = Machine("machine", tmp_path, f"{Layout(scratch).cgroup}/machine", tools.path)
+        machine.boot(tools.pause)
         (tmp_path / "pid" / "daemon").write_text(f"{stranger.pid}\n")
         assert not machine.is_running("daemon")
         machine.stop("daemon")
