@@ -1,12 +1,17 @@
 //! The one control binary: it only wires.
 
+mod failure;
 mod logs;
+mod operator;
+mod signals;
 mod up;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
 
 /// Something went wrong while running.
 const FAILED: u8 = 1;
@@ -25,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Serve what YAML files describe, on this machine, until Ctrl-C or SIGTERM
     Up(up::Arguments),
+    /// Run the control loop of a Kubernetes cluster, until SIGTERM
+    Operator(operator::Arguments),
     /// Print the custom resource definitions, ready for `kubectl apply -f -`
     Crds,
 }
@@ -32,12 +39,13 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Up(arguments) => up::run(arguments),
-        Command::Crds => print_crds().map_err(up::Failure::Failed),
+        Command::Operator(arguments) => operator::run(&arguments),
+        Command::Crds => print_crds().map_err(Failure::Failed),
     };
     let (code, error) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(up::Failure::BadUsage(error)) => (BAD_USAGE, error),
-        Err(up::Failure::Failed(error)) => (FAILED, error),
+        Err(Failure::BadUsage(error)) => (BAD_USAGE, error),
+        Err(Failure::Failed(error)) => (FAILED, error),
     };
     // Whoever started naru reads this line, whatever the logs are set to.
     let _ = writeln!(std::io::stderr(), "naru: {error:#}");

@@ -13,12 +13,12 @@ use naru_gateway::{Gateway, Limits, bind, ops_router, serve};
 use naru_plan::Millis;
 use naru_protocol::Snapshot;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// What a second signal, which ends everything at once, is told as: failed.
-const ENDED_AT_ONCE: i32 = 1;
+use crate::failure::Failure;
+use crate::signals::Signals;
+
 /// What the ops pages get to finish when everything else is done.
 const OPS_DRAIN: Duration = Duration::from_secs(1);
 
@@ -53,20 +53,6 @@ pub(crate) struct Arguments {
     /// Folder of this naru up; two must not share one (default: up in the cache directory)
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
-}
-
-/// Why `naru up` ended without being asked to.
-pub(crate) enum Failure {
-    /// The user has to change something.
-    BadUsage(anyhow::Error),
-    /// The machine would not.
-    Failed(anyhow::Error),
-}
-
-impl Failure {
-    fn usage(error: impl Into<anyhow::Error>) -> Self {
-        Self::BadUsage(error.into())
-    }
 }
 
 /// Runs until a signal ends it.
@@ -151,10 +137,7 @@ impl Platform {
         let drain =
             wished.borrow().deployments.iter().map(|wish| wish.drain).max().unwrap_or_default();
         tracing::info!(seconds = drain.0 / 1000, "draining; a second signal ends at once");
-        tokio::spawn(async move {
-            signals.next().await;
-            std::process::exit(ENDED_AT_ONCE); // workers end with their standard input
-        });
+        signals.end_at_the_next(); // workers end with their standard input
         files.abort();
         let begun = Instant::now();
         stop_gateway.send_replace(Some(Duration::from_millis(drain.0)));
@@ -174,25 +157,5 @@ async fn announce(mut ready: watch::Receiver<Readiness>, line: String) {
     if ready.wait_for(Result::is_ok).await.is_ok() {
         // Whoever started naru may have stopped reading.
         let _ = writeln!(std::io::stdout().lock(), "{line}");
-    }
-}
-
-/// Ctrl-C and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }

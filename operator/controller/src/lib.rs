@@ -10,13 +10,23 @@
 //! ```
 //!
 //! The loop is written once; a [`World`] is what it acts on. [`machine`] is one machine, whose
-//! replicas are child processes.
+//! replicas are child processes and whose wishes are files. [`kubernetes`] is a cluster, whose
+//! replicas are StatefulSets and whose wishes are custom resources; there [`election`] lets one
+//! operator act at a time.
 
+mod agenda;
+mod arguments;
+mod demand;
+pub mod election;
+pub mod kubernetes;
 pub mod machine;
+mod member;
 mod reconcile;
 mod report;
+mod scale;
 mod world;
 
+pub use demand::{Demand, Demands};
 pub use reconcile::{Controls, Outputs, run};
 pub use report::Readiness;
-pub use world::World;
+pub use world::{Changed, Decision, Done, Outcome, World};

@@ -1,22 +1,19 @@
-//! The loop: one pass per change, and one when a plan asked for it.
+//! The loop: a pass over what changed, and over what a plan asked to see again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use naru_api::Wishes;
 use naru_plan::{Desired, Millis, NextCheck, plan};
 use naru_protocol::Snapshot;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
+use crate::agenda::Agenda;
 use crate::report::{Readiness, Reports};
-use crate::world::World;
+use crate::scale::scale;
+use crate::world::{Changed, Decision, Done, Outcome, World};
 
-/// The longest time between two passes, should an event ever be missed.
-const RESYNC: Millis = Millis::from_seconds(30);
-/// After an action that failed: the wait before the next pass.
-const RETRY: Millis = Millis(500);
-/// After an action that succeeded: the wait before looking at what became of it.
+/// After an action whose result nobody tells of: the wait before looking at what became of it.
 const AGAIN: Millis = Millis(20);
 
 /// What the loop obeys.
@@ -40,27 +37,38 @@ pub struct Outputs {
 /// Runs the loop until it is told to stop and nothing is left.
 pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Outputs) {
     let mut reports = Reports::new(outputs);
+    let mut agenda = Agenda::default();
+    let mut changed = Changed::Everything;
+    let mut known = None;
     loop {
         let wishes = controls.wishes.borrow_and_update().clone();
         let stop = *controls.stop.borrow_and_update();
-        let desired = everything(&world, &wishes.deployments, stop);
-        if stop.is_some() && world.deployments().is_empty() {
+        let left = world.deployments();
+        if stop.is_some() && left.is_empty() {
             return;
         }
-        let next = pass(&mut world, &desired, &mut reports).await;
-        tokio::select! {
-            () = world.changed() => {}
-            Ok(()) = controls.wishes.changed() => {}
-            Ok(()) = controls.stop.changed() => {}
-            () = sleep(Duration::from_millis(next.0)) => {}
+        let now = Instant::now();
+        let is_news = known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &wishes));
+        if is_news || stop.is_some() || !left.is_empty() {
+            agenda.wish(everything(left, &wishes.deployments, stop), now);
+            known = Some(wishes);
         }
+        agenda.mark(&changed, now);
+        pass(&mut world, &mut agenda, &mut reports).await;
+        let next = agenda.next(Instant::now());
+        changed = tokio::select! {
+            changed = world.changed() => changed,
+            Ok(()) = controls.wishes.changed() => Changed::nothing(),
+            Ok(()) = controls.stop.changed() => Changed::nothing(),
+            () = sleep_until(next) => Changed::nothing(),
+        };
     }
 }
 
 /// The wishes, and what is left of deployments that nobody wishes any more.
-fn everything<W: World>(world: &W, wishes: &[Desired], stop: Option<Millis>) -> Vec<Desired> {
+fn everything(left: Vec<Desired>, wishes: &[Desired], stop: Option<Millis>) -> Vec<Desired> {
     let is_wished = |left: &Desired| wishes.iter().any(|wish| wish.name == left.name);
-    let left = world.deployments().into_iter().filter(|left| !is_wished(left));
+    let left = left.into_iter().filter(|left| !is_wished(left));
     let mut desired: Vec<_> = wishes.to_vec();
     desired.extend(left.map(|left| left.without_replicas()));
     match stop {
@@ -71,34 +79,61 @@ fn everything<W: World>(world: &W, wishes: &[Desired], stop: Option<Millis>) -> 
     }
 }
 
-/// One pass over everything. Returns when to make the next though nothing changes.
-async fn pass<W: World>(world: &mut W, desired: &[Desired], reports: &mut Reports) -> Millis {
-    let mut next = RESYNC;
-    for desired in desired {
-        let observed = world.observe(&desired.name);
-        let plan = plan(desired, &observed, world.now());
-        for action in plan.actions {
-            next = next.min(match world.apply(desired, action).await {
-                Ok(()) => AGAIN,
-                Err(error) => {
-                    let deployment = desired.name.to_string();
-                    let error = one_line(&error);
-                    tracing::error!(deployment, ?action, error, "an action failed");
-                    RETRY
-                }
-            });
-        }
-        if let NextCheck::In(wait) = plan.next_check {
-            next = next.min(wait);
-        }
-        reports.conditions(desired, plan.conditions);
+/// One pass over everything that is due.
+async fn pass<W: World>(world: &mut W, agenda: &mut Agenda, reports: &mut Reports) {
+    let due = agenda.take_due(Instant::now());
+    let mut decisions = Vec::new();
+    for desired in &due {
+        let decision = decide(world, agenda, desired);
+        reports.conditions(desired, decision.plan.conditions.clone());
+        reports.endpoints(world, desired);
+        decisions.push(decision);
     }
-    reports.publish(world, desired);
-    next
+    // Gateways hear first: carrying decisions out may take a while.
+    reports.publish(agenda);
+    for Outcome { name, result } in world.apply(decisions).await {
+        match result {
+            Ok(Done::WillBeTold) => agenda.succeeded(&name),
+            Ok(Done::LookAgain) => {
+                agenda.succeeded(&name);
+                agenda.look_in(&name, AGAIN, Instant::now());
+            }
+            Err(error) => {
+                let (deployment, error) = (name.to_string(), one_line(&error));
+                tracing::error!(deployment, error, "a decision could not be carried out");
+                agenda.failed(&name, Instant::now());
+            }
+        }
+    }
+    due.iter().for_each(|desired| reports.endpoints(world, desired));
+    reports.publish(agenda);
+}
+
+/// What to do about one deployment, and when to look at it again.
+fn decide<W: World>(world: &W, agenda: &mut Agenda, desired: &Arc<Desired>) -> Decision {
+    let name = &desired.name;
+    let observed = world.observe(name);
+    let scale = scale(world, desired, &observed, agenda.scaled(name));
+    let (desired, condition, next_check) = match &scale {
+        Some(scale) => {
+            (Arc::new(scale.desired.clone()), Some(scale.condition.clone()), scale.next_check)
+        }
+        None => (Arc::clone(desired), None, NextCheck::OnChange),
+    };
+    let mut plan = plan(&desired, &observed, world.now());
+    plan.conditions.extend(condition);
+    plan.next_check = plan.next_check.min(next_check);
+    if let NextCheck::In(wait) = plan.next_check {
+        agenda.look_in(name, wait, Instant::now());
+    }
+    let scaled = scale.map(|scale| scale.scaled);
+    let scaling = scaled.as_ref().map(|scaled| scaled.history.clone()).unwrap_or_default();
+    agenda.remember(name, scaled);
+    Decision { desired, observed, plan, scaling }
 }
 
 /// An error and what caused it, in one line.
-fn one_line(error: &dyn std::error::Error) -> String {
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,12 +1,15 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use naru_api::{Source, check};
+use naru_plan::scaling::Load;
 use naru_plan::{
-    Action, DeploymentName, Failures, Moment, Observed, Phase, Replica, ReplicaId, WorkerFailure,
+    Action, DeploymentName, Failures, Moment, Observed, Phase, Replica, ReplicaCount, ReplicaId,
+    ScalingWish, TokenCount, WorkerFailure,
 };
 use naru_protocol::Endpoint;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 
@@ -16,11 +19,46 @@ struct Paper {
     replicas: BTreeMap<(DeploymentName, ReplicaId), (Desired, Replica)>,
     /// Actions that still fail before one succeeds.
     failing: u32,
+    /// Requests that wait at gateways.
+    waiting: watch::Receiver<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("out of paper")]
 struct OutOfPaper;
+
+impl Paper {
+    fn act(&mut self, desired: &Desired, action: Action) -> Result<(), OutOfPaper> {
+        if self.failing > 0 {
+            self.failing -= 1;
+            return Err(OutOfPaper);
+        }
+        let now = self.now();
+        match action {
+            Action::Create(id) => {
+                let replica = Replica {
+                    id,
+                    revision: desired.template.revision(),
+                    phase: Phase::Silent { since: now },
+                    drain_since: None,
+                    has_served: false,
+                    failures: Failures(0),
+                    displaced: false,
+                };
+                self.replicas.insert((desired.name.clone(), id), (desired.clone(), replica));
+            }
+            Action::Drain(id) => {
+                let key = (desired.name.clone(), id);
+                self.replicas.get_mut(&key).expect("it exists").1.drain_since = Some(now);
+            }
+            Action::Remove(id) => {
+                self.replicas.remove(&(desired.name.clone(), id));
+            }
+            Action::Restart(_) => unreachable!("nothing fails on paper"),
+        }
+        Ok(())
+    }
+}
 
 impl World for Paper {
     type Error = OutOfPaper;
@@ -41,34 +79,20 @@ impl World for Paper {
         Observed { replicas, memory_free: None }
     }
 
-    async fn apply(&mut self, desired: &Desired, action: Action) -> Result<(), OutOfPaper> {
-        if self.failing > 0 {
-            self.failing -= 1;
-            return Err(OutOfPaper);
+    async fn apply(&mut self, decisions: Vec<Decision>) -> Vec<Outcome<OutOfPaper>> {
+        let mut outcomes = Vec::new();
+        for Decision { desired, plan, .. } in decisions {
+            let acts = plan.actions.into_iter().map(|action| self.act(&desired, action));
+            let result = acts.collect::<Result<Vec<()>, _>>().map(|_| Done::WillBeTold);
+            outcomes.push(Outcome { name: desired.name.clone(), result });
         }
-        let now = self.now();
-        match action {
-            Action::Create(id) => {
-                let replica = Replica {
-                    id,
-                    revision: desired.template.revision(),
-                    phase: Phase::Silent { since: now },
-                    drain_since: None,
-                    has_served: false,
-                    failures: Failures(0),
-                };
-                self.replicas.insert((desired.name.clone(), id), (desired.clone(), replica));
-            }
-            Action::Drain(id) => {
-                let key = (desired.name.clone(), id);
-                self.replicas.get_mut(&key).expect("it exists").1.drain_since = Some(now);
-            }
-            Action::Remove(id) => {
-                self.replicas.remove(&(desired.name.clone(), id));
-            }
-            Action::Restart(_) => unreachable!("nothing fails on paper"),
-        }
-        Ok(())
+        outcomes
+    }
+
+    fn load(&self, desired: &Desired) -> Option<Load> {
+        let max_sequences = desired.template.engine.max_sequences;
+        let waiting_at_gateways = *self.waiting.borrow();
+        Some(Load { max_sequences, waiting_at_gateways, ..Load::default() })
     }
 
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {
@@ -86,7 +110,7 @@ impl World for Paper {
         7
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Changed {
         sleep(Duration::from_millis(10)).await;
         let now = self.now();
         for (_, replica) in self.replicas.values_mut() {
@@ -96,6 +120,7 @@ impl World for Paper {
                 None => Phase::Ready,
             };
         }
+        Changed::Everything
     }
 }
 
@@ -106,6 +131,7 @@ struct Rig {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     readiness: watch::Receiver<Readiness>,
     running: JoinHandle<()>,
+    waiting: watch::Sender<u32>,
 }
 
 fn only(deployments: Vec<Desired>) -> Wishes {
@@ -117,10 +143,12 @@ fn rig(wishes: Vec<Desired>, failing: u32) -> Rig {
     let (stop, stops) = watch::channel(None);
     let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
     let (readiness, ready) = watch::channel(Err("starting".to_owned()));
-    let world = Paper { begun: Instant::now(), replicas: BTreeMap::new(), failing };
+    let (waiting, waits) = watch::channel(0);
+    let (begun, replicas) = (Instant::now(), BTreeMap::new());
+    let world = Paper { begun, replicas, failing, waiting: waits };
     let controls = Controls { wishes: wished, stop: stops };
     let running = tokio::spawn(run(world, controls, Outputs { snapshots, readiness }));
-    Rig { wishes, stop, snapshots: snapshot, readiness: ready, running }
+    Rig { wishes, stop, snapshots: snapshot, readiness: ready, running, waiting }
 }
 
 impl Rig {
@@ -178,6 +206,31 @@ async fn versions_only_rise() {
     rig.wishes.send_replace(Arc::new(only(vec![wish("a", 2, "[x]")])));
     rig.shows("two", "x: a-0! a-1!").await;
     assert!(rig.snapshots.borrow().version > first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sleeps_is_woken() {
+    let mut wish = wish("a", 5, "[x]");
+    wish.scaling = Some(ScalingWish {
+        min: ReplicaCount(0),
+        max: ReplicaCount(2),
+        queued_tokens_per_replica: TokenCount(1000),
+        idle_before_zero: Millis::from_seconds(30),
+    });
+    let mut rig = rig(vec![wish], 0);
+    rig.shows("nobody asks, whatever replicas says", "x: ").await;
+    rig.waiting.send_replace(1);
+    rig.shows("somebody does", "x: a-0!").await;
+    rig.waiting.send_replace(65);
+    rig.shows("more than one replica computes together", "x: a-0! a-1!").await;
+    rig.waiting.send_replace(1);
+    sleep(Duration::from_secs(61)).await;
+    rig.shows("one is enough again, after a while", "x: a-0!").await;
+    rig.waiting.send_replace(0);
+    sleep(Duration::from_secs(29)).await;
+    rig.shows("not asked for a moment", "x: a-0!").await;
+    sleep(Duration::from_secs(2)).await;
+    rig.shows("not asked for longer", "x: ").await;
 }
 
 #[tokio::test(start_paused = true)]

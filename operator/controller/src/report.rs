@@ -6,6 +6,7 @@ use std::sync::Arc;
 use naru_plan::{Condition, ConditionKind, DeploymentName, Desired, Truth};
 use naru_protocol::{ModelEndpoints, Snapshot, SnapshotVersion};
 
+use crate::agenda::Agenda;
 use crate::reconcile::Outputs;
 use crate::world::World;
 
@@ -16,11 +17,12 @@ pub type Readiness = Result<(), String>;
 pub(crate) struct Reports {
     outputs: Outputs,
     conditions: BTreeMap<DeploymentName, Vec<Condition>>,
+    models: BTreeMap<DeploymentName, ModelEndpoints>,
 }
 
 impl Reports {
     pub(crate) fn new(outputs: Outputs) -> Self {
-        Self { outputs, conditions: BTreeMap::new() }
+        Self { outputs, conditions: BTreeMap::new(), models: BTreeMap::new() }
     }
 
     /// Keeps the conditions of one deployment and logs those that changed.
@@ -36,12 +38,23 @@ impl Reports {
         self.conditions.insert(desired.name.clone(), now);
     }
 
+    /// Keeps where one deployment answers.
+    pub(crate) fn endpoints<W: World>(&mut self, world: &W, desired: &Desired) {
+        let entry = ModelEndpoints {
+            deployment: desired.name.to_string(),
+            created_unix_seconds: world.created_unix_seconds(&desired.name),
+            endpoints: world.endpoints(desired),
+        };
+        self.models.insert(desired.name.clone(), entry);
+    }
+
     /// Publishes where everything answers, if that changed, and whether all is ready.
-    pub(crate) fn publish<W: World>(&mut self, world: &W, desired: &[Desired]) {
-        self.conditions.retain(|name, _| desired.iter().any(|desired| desired.name == *name));
-        let models = models(world, desired);
+    pub(crate) fn publish(&mut self, agenda: &Agenda) {
+        self.conditions.retain(|name, _| agenda.knows(name));
+        self.models.retain(|name, _| agenda.knows(name));
+        let models = self.models(agenda);
         self.outputs.snapshots.send_if_modified(|snapshot| {
-            if snapshot.models == models {
+            if snapshot.models == models && snapshot.version.sequence > 0 {
                 return false;
             }
             let sequence = snapshot.version.sequence + 1;
@@ -49,7 +62,7 @@ impl Reports {
             *snapshot = Arc::new(Snapshot { version, models });
             true
         });
-        let readiness = self.readiness(desired);
+        let readiness = self.readiness(agenda);
         self.outputs.readiness.send_if_modified(|told| {
             let is_news = *told != readiness;
             *told = readiness;
@@ -58,8 +71,8 @@ impl Reports {
     }
 
     /// Ready when every deployment with a replica is.
-    fn readiness(&self, desired: &[Desired]) -> Readiness {
-        let is_ready = |desired: &&Desired| {
+    fn readiness(&self, agenda: &Agenda) -> Readiness {
+        let is_ready = |desired: &&Arc<Desired>| {
             let conditions = self.conditions.get(&desired.name);
             conditions.is_some_and(|conditions| {
                 conditions.iter().any(|condition| {
@@ -67,28 +80,27 @@ impl Reports {
                 })
             })
         };
-        let waiting: Vec<_> = desired
-            .iter()
+        let waiting: Vec<_> = agenda
+            .desired()
             .filter(|desired| desired.replicas.0 > 0)
             .filter(|desired| !is_ready(desired))
             .map(|desired| desired.name.to_string())
             .collect();
         if waiting.is_empty() { Ok(()) } else { Err(format!("not ready: {}", waiting.join(", "))) }
     }
-}
 
-/// By served name, where it answers.
-fn models<W: World>(world: &W, desired: &[Desired]) -> BTreeMap<String, ModelEndpoints> {
-    let mut models = BTreeMap::new();
-    for desired in desired {
-        let entry = ModelEndpoints {
-            deployment: desired.name.to_string(),
-            created_unix_seconds: world.created_unix_seconds(&desired.name),
-            endpoints: world.endpoints(desired),
-        };
-        for name in desired.template.names.iter() {
-            models.entry(name.as_str().to_owned()).or_insert_with(|| entry.clone());
+    /// By served name, where it answers. Who was there first has the name.
+    fn models(&self, agenda: &Agenda) -> BTreeMap<String, ModelEndpoints> {
+        let known =
+            |desired: &Arc<Desired>| Some((self.models.get(&desired.name)?, desired.clone()));
+        let mut entries: Vec<_> = agenda.desired().filter_map(known).collect();
+        entries.sort_by_key(|(entry, _)| entry.created_unix_seconds);
+        let mut models = BTreeMap::new();
+        for (entry, desired) in entries {
+            for name in desired.template.names.iter() {
+                models.entry(name.as_str().to_owned()).or_insert_with(|| entry.clone());
+            }
         }
+        models
     }
-    models
 }

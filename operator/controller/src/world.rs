@@ -1,32 +1,47 @@
 //! What the loop acts on: where replicas live, and how they come and go.
 
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 
-use naru_plan::{Action, DeploymentName, Desired, Moment, Observed};
+use naru_api::ScalingDecision;
+use naru_plan::scaling::Load;
+use naru_plan::{DeploymentName, Desired, Moment, Observed, Plan};
 use naru_protocol::Endpoint;
 
 /// A place in which replicas run.
 ///
 /// `observe` tells all there is to know; nothing is remembered between passes outside a world.
 pub trait World {
-    /// What can go wrong when an action is carried out.
+    /// What can go wrong when a decision is carried out.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// The present, in the world's own count.
     fn now(&self) -> Moment;
 
-    /// Every deployment that has replicas, with the wish they were last made for.
+    /// Every deployment that has replicas, with the wish they were last made for; those that the
+    /// world itself clears away when nobody wishes them any more may be left out.
     fn deployments(&self) -> Vec<Desired>;
 
     /// What runs of one deployment.
     fn observe(&self, name: &DeploymentName) -> Observed;
 
-    /// Carries one action out. Done twice it does no more than once.
+    /// The load of one deployment; `None`: this world leaves the number of replicas alone.
+    fn load(&self, _desired: &Desired) -> Option<Load> {
+        None
+    }
+
+    /// The changes of the number of replicas that an earlier loop reported, the newest last.
+    fn scaling_history(&self, _name: &DeploymentName) -> Vec<ScalingDecision> {
+        Vec::new()
+    }
+
+    /// Carries decisions out and reports them where the world has a place for that. Done twice
+    /// it does no more than once. Returns one outcome per decision, in any order.
     fn apply(
         &mut self,
-        desired: &Desired,
-        action: Action,
-    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+        decisions: Vec<Decision>,
+    ) -> impl Future<Output = Vec<Outcome<Self::Error>>> + Send;
 
     /// Where the replicas of one deployment answer, those that serve all of its present names.
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint>;
@@ -34,6 +49,64 @@ pub trait World {
     /// Unix seconds at which the deployment was first wished.
     fn created_unix_seconds(&self, name: &DeploymentName) -> u64;
 
-    /// Returns when something may have changed. Dropping it loses nothing.
-    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Returns when something may have changed, and for whom. Dropping it loses nothing.
+    fn changed(&mut self) -> impl Future<Output = Changed> + Send;
+}
+
+/// What one pass decided about one deployment.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The wish.
+    pub desired: Arc<Desired>,
+    /// What was seen.
+    pub observed: Observed,
+    /// What to do about the difference, and what to say.
+    pub plan: Plan,
+    /// The last times naru changed the number of replicas, the newest last.
+    pub scaling: Vec<ScalingDecision>,
+}
+
+/// What became of one decision.
+#[derive(Debug)]
+pub struct Outcome<E> {
+    /// Whose decision it was.
+    pub name: DeploymentName,
+    /// Whether it was carried out.
+    pub result: Result<Done, E>,
+}
+
+/// What carrying a decision out came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Something was done that only another look shows.
+    LookAgain,
+    /// Whatever was done, the world will tell of it.
+    WillBeTold,
+}
+
+/// For whom something may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// For every deployment.
+    Everything,
+    /// For these.
+    Only(BTreeSet<DeploymentName>),
+}
+
+impl Changed {
+    /// For nobody.
+    pub fn nothing() -> Self {
+        Self::Only(BTreeSet::new())
+    }
+
+    /// For those of both.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Only(mut names), Self::Only(others)) => {
+                names.extend(others);
+                Self::Only(names)
+            }
+            _ => Self::Everything,
+        }
+    }
 }

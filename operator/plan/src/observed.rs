@@ -42,6 +42,8 @@ pub struct Replica {
     pub has_served: bool,
     /// How often it failed in a row.
     pub failures: Failures,
+    /// The place where it runs is being cleared: another one has to take over.
+    pub displaced: bool,
 }
 
 /// What a replica is doing.

@@ -74,7 +74,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Plan {
     Plan { actions: pass.actions, conditions, next_check: pass.next_check }
 }
 
-/// The replicas that are not draining, apart by template, those to part with first in front.
+/// The replicas that are not draining, apart by whether they may stay, those to part with first in
+/// front. One that is displaced is as outdated as one of an older template.
 struct Staying<'a> {
     current: Vec<&'a Replica>,
     outdated: Vec<&'a Replica>,
@@ -85,7 +86,8 @@ impl<'a> Staying<'a> {
         let mut all: Vec<_> =
             observed.replicas.iter().filter(|replica| replica.drain_since.is_none()).collect();
         all.sort_by_key(|replica| (usefulness(replica), std::cmp::Reverse(replica.id)));
-        let (current, outdated) = all.into_iter().partition(|replica| replica.revision == revision);
+        let is_current = |replica: &&Replica| replica.revision == revision && !replica.displaced;
+        let (current, outdated) = all.into_iter().partition(is_current);
         Self { current, outdated }
     }
 

@@ -52,6 +52,7 @@ fn ready(id: u32) -> Replica {
         drain_since: None,
         has_served: true,
         failures: Failures(0),
+        displaced: false,
     }
 }
 
@@ -84,6 +85,10 @@ fn draining(replica: Replica, seconds: u64) -> Replica {
 
 fn old(replica: Replica) -> Replica {
     Replica { revision: old_revision(), ..replica }
+}
+
+fn displaced(replica: Replica) -> Replica {
+    Replica { displaced: true, ..replica }
 }
 
 fn seen(replicas: impl Into<Vec<Replica>>) -> Observed {
@@ -201,6 +206,15 @@ fn revisions() {
         Template { zones, overlay, ..new_template() }.revision()
     };
     assert_ne!(placed("a", "bc"), placed("ab", "c"), "words do not run into one another");
+}
+
+#[test]
+fn leaving() {
+    check("a successor is made for one whose place is cleared", 1, [displaced(ready(0))], "+1");
+    check("it serves on meanwhile", 1, [displaced(ready(0)), loading(1)], "");
+    check("and drains once that is ready", 1, [displaced(ready(0)), ready(1)], "-0");
+    check("one that never answered goes at once", 1, [displaced(loading(0))], "x0 +1");
+    check("a place that is kept after all keeps it", 1, [ready(0), loading(1)], "x1");
 }
 
 #[test]
@@ -324,13 +338,13 @@ fn phases() -> impl Strategy<Value = Phase> {
 prop_compose! {
     fn replica()(
         is_new in any::<bool>(), phase in phases(), drained in any::<bool>(),
-        has_served in any::<bool>(), failures in 0_u32..12,
+        has_served in any::<bool>(), failures in 0_u32..12, displaced in any::<bool>(),
     ) -> Replica {
         let has_served = has_served || phase == Phase::Ready;
         let drain_since = drained.then_some(Moment(NOW.0 - 1000));
         let revision = if is_new { new_template().revision() } else { old_revision() };
         let failures = Failures(failures);
-        Replica { id: ReplicaId(0), revision, phase, drain_since, has_served, failures }
+        Replica { id: ReplicaId(0), revision, phase, drain_since, has_served, failures, displaced }
     }
 }
 
@@ -419,6 +433,7 @@ proptest! {
         prop_assert_eq!(last.next_check, NextCheck::OnChange);
         prop_assert_eq!(answering(&replicas), wished as usize);
         prop_assert!(replicas.iter().all(|replica| replica.revision == new_template().revision()));
+        prop_assert!(replicas.iter().all(|replica| !replica.displaced));
     }
 
     #[test]

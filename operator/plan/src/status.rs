@@ -49,7 +49,7 @@ impl<'a> Seen<'a> {
         let revision = desired.template.revision();
         let staying = || observed.replicas.iter().filter(|replica| replica.drain_since.is_none());
         let ready = |replica: &&Replica| matches!(replica.phase, Phase::Ready);
-        let current = |replica: &&Replica| replica.revision == revision;
+        let current = |replica: &&Replica| replica.revision == revision && !replica.displaced;
         let mut coming: Vec<_> = staying().filter(current).filter(|r| !ready(r)).collect();
         coming.sort_by_key(|replica| replica.id);
         Self {

@@ -1,6 +1,5 @@
 //! One machine: replicas are child processes, wishes are files.
 
-mod arguments;
 mod data_dir;
 mod files;
 mod logs;
@@ -13,7 +12,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use naru_plan::{Action, Bytes, DeploymentName, Desired, Moment, Observed, ReplicaId};
+use naru_plan::{
+    Action, Bytes, DeploymentName, Desired, Moment, Observed, ReplicaCount, ReplicaId, Template,
+};
 use naru_protocol::Endpoint;
 use tokio::sync::mpsc;
 
@@ -22,7 +23,8 @@ pub use self::files::{FilesError, WishFiles};
 use self::record::Record;
 use self::terminal::Terminal;
 use self::worker::{Event, Identity, SpawnError};
-use crate::world::World;
+use crate::arguments;
+use crate::world::{Changed, Decision, Done, Outcome, World};
 
 /// Events of workers not yet looked at; their senders wait beyond it.
 const EVENTS_MAX: usize = 1024;
@@ -90,7 +92,7 @@ impl Machine {
         let Some(record) = deployment.replicas.get_mut(&id) else { return Ok(()) };
         self.runs += 1;
         let identity = Identity { deployment: name.clone(), replica: id, run: self.runs };
-        let arguments = arguments::of_worker(&record.template, replicas, self.config.cores);
+        let arguments = arguments(&record.template, replicas, self.config.cores);
         record.starts(self.runs, now);
         let hides_progress = self.config.is_terminal;
         let sender = self.sender.clone();
@@ -106,42 +108,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes one event into the records. Events of earlier runs have no meaning any more.
-    fn take(&mut self, event: Event) {
-        let now = self.now();
-        let Identity { deployment, replica, run } = event.from;
-        let name = format!("{}-{replica}", deployment.name());
-        let deployment = self.deployments.get_mut(&deployment);
-        let record = deployment.and_then(|deployment| deployment.replicas.get_mut(&replica));
-        let Some(record) = record.filter(|record| record.run == run) else { return };
-        record.take(event.what, now);
-        self.terminal.show(&name, &record.phase);
-    }
-}
-
-impl World for Machine {
-    type Error = SpawnError;
-
-    fn now(&self) -> Moment {
-        Moment(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn deployments(&self) -> Vec<Desired> {
-        let with_replicas = |deployment: &&Deployment| !deployment.replicas.is_empty();
-        self.deployments.values().filter(with_replicas).map(|d| d.wish.clone()).collect()
-    }
-
-    fn observe(&self, name: &DeploymentName) -> Observed {
-        let all = self.deployments.values().flat_map(|deployment| deployment.replicas.values());
-        let promised: u64 = all.map(Record::memory).fold(0, u64::saturating_add);
-        let memory_free = self.config.memory.map(|Bytes(all)| Bytes(all.saturating_sub(promised)));
-        let replicas = self.deployments.get(name).map(|deployment| {
-            deployment.replicas.iter().map(|(id, record)| record.seen(*id)).collect()
-        });
-        Observed { replicas: replicas.unwrap_or_default(), memory_free }
-    }
-
-    async fn apply(&mut self, desired: &Desired, action: Action) -> Result<(), SpawnError> {
+    /// Carries one action out.
+    async fn act(&mut self, desired: &Desired, action: Action) -> Result<(), SpawnError> {
         let now = self.now();
         let deployment = self.deployments.entry(desired.name.clone()).or_insert_with(|| {
             let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -179,6 +147,55 @@ impl World for Machine {
         }
     }
 
+    /// Takes one event into the records. Events of earlier runs have no meaning any more.
+    fn take(&mut self, event: Event) {
+        let now = self.now();
+        let Identity { deployment, replica, run } = event.from;
+        let name = format!("{}-{replica}", deployment.name());
+        let deployment = self.deployments.get_mut(&deployment);
+        let record = deployment.and_then(|deployment| deployment.replicas.get_mut(&replica));
+        let Some(record) = record.filter(|record| record.run == run) else { return };
+        record.take(event.what, now);
+        self.terminal.show(&name, &record.phase);
+    }
+}
+
+impl World for Machine {
+    type Error = SpawnError;
+
+    fn now(&self) -> Moment {
+        Moment(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn deployments(&self) -> Vec<Desired> {
+        let with_replicas = |deployment: &&Deployment| !deployment.replicas.is_empty();
+        self.deployments.values().filter(with_replicas).map(|d| d.wish.clone()).collect()
+    }
+
+    fn observe(&self, name: &DeploymentName) -> Observed {
+        let all = self.deployments.values().flat_map(|deployment| deployment.replicas.values());
+        let promised: u64 = all.map(Record::memory).fold(0, u64::saturating_add);
+        let memory_free = self.config.memory.map(|Bytes(all)| Bytes(all.saturating_sub(promised)));
+        let replicas = self.deployments.get(name).map(|deployment| {
+            deployment.replicas.iter().map(|(id, record)| record.seen(*id)).collect()
+        });
+        Observed { replicas: replicas.unwrap_or_default(), memory_free }
+    }
+
+    async fn apply(&mut self, decisions: Vec<Decision>) -> Vec<Outcome<SpawnError>> {
+        let mut outcomes = Vec::new();
+        for Decision { desired, plan, .. } in decisions {
+            let has_acted = !plan.actions.is_empty();
+            let mut result = Ok(if has_acted { Done::LookAgain } else { Done::WillBeTold });
+            for action in plan.actions {
+                if let Err(error) = self.act(&desired, action).await {
+                    result = Err(error);
+                }
+            }
+            outcomes.push(Outcome { name: desired.name.clone(), result });
+        }
+        outcomes
+    }
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {
         let Some(deployment) = self.deployments.get(&desired.name) else { return Vec::new() };
         let names = &desired.template.names;
@@ -192,7 +209,7 @@ impl World for Machine {
         self.deployments.get(name).map_or(0, |deployment| deployment.created_unix_seconds)
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Changed {
         // The machine holds a sender itself, so the channel never closes.
         if let Some(event) = self.events.recv().await {
             self.take(event);
@@ -200,7 +217,22 @@ impl World for Machine {
         while let Ok(event) = self.events.try_recv() {
             self.take(event);
         }
+        Changed::Everything // replicas share the memory of one machine
     }
+}
+
+/// The command line of a worker that is one of `replicas`.
+///
+/// Without threads of its own each gets an equal part of `cores`, at least one.
+fn arguments(template: &Template, replicas: ReplicaCount, cores: NonZeroUsize) -> Vec<String> {
+    let share = cores.get() / (replicas.0.max(1) as usize);
+    let threads = template.resources.threads.map_or(share, |threads| threads.0.get());
+    let mut arguments = arguments::of_worker(template, Some(threads.clamp(1, cores.get())));
+    for flag in ["--listen", "--control-listen", "--ops-listen"] {
+        arguments.extend([flag.to_owned(), "127.0.0.1:0".to_owned()]);
+    }
+    arguments.push("--exit-with-stdin".to_owned());
+    arguments
 }
 
 fn action_replica(action: Action) -> ReplicaId {
@@ -211,6 +243,8 @@ fn action_replica(action: Action) -> ReplicaId {
 
 #[cfg(test)]
 mod tests {
+    use naru_api::{Source, check};
+
     use super::*;
 
     #[test]
@@ -219,5 +253,29 @@ mod tests {
         assert_eq!(total_memory(meminfo), Some(Bytes(16384)));
         assert_eq!(total_memory(""), None);
         assert_eq!(total_memory("MemTotal: many kB"), None);
+    }
+
+    /// The threads of one of `replicas` on four cores.
+    #[track_caller]
+    fn check_threads(fact: &str, spec: &str, replicas: u32, threads: &str) {
+        let text = format!(
+            "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {{name: solar}}\n\
+             spec: {{model: {{uri: file:///m.gguf}}, {spec}}}\n"
+        );
+        let wish = check(&[Source { file: "a.yaml", text: &text }]).unwrap().deployments.remove(0);
+        let cores = NonZeroUsize::new(4).unwrap();
+        let arguments = arguments(&wish.template, ReplicaCount(replicas), cores);
+        let place = arguments.iter().position(|argument| argument == "--threads").unwrap();
+        assert_eq!(arguments[place + 1], threads, "{fact}");
+    }
+
+    #[test]
+    fn threads() {
+        check_threads("one replica has all cores", "", 1, "4");
+        check_threads("three share them", "", 3, "1");
+        check_threads("many have one each", "", 9, "1");
+        check_threads("a limit counts", "resources: {limits: {cpu: 2}}", 9, "2");
+        let many = "resources: {limits: {cpu: 200}}";
+        check_threads("as far as there are cores", many, 1, "4");
     }
 }

@@ -6,7 +6,8 @@ use naru_plan::{
 use naru_protocol::Endpoint;
 use naru_protocol::worker::v1::{State, StatusReport};
 
-use super::worker::{Command, Handle, SpawnError, What};
+use super::worker::{Handle, SpawnError, What};
+use crate::member::Order;
 
 /// One replica: what it was made from, how it has fared, and its process while there is one.
 pub(super) struct Record {
@@ -120,7 +121,7 @@ impl Record {
     pub(super) fn drain(&mut self, within: Millis, now: Moment) {
         self.drain_since.get_or_insert(now);
         if let Some(handle) = &self.handle {
-            handle.tell(Command::Drain(within));
+            handle.tell(Order::Drain(within));
         }
     }
 
@@ -144,6 +145,7 @@ impl Record {
             drain_since: self.drain_since,
             has_served: self.has_served,
             failures: self.failures,
+            displaced: false,
         }
     }
 

@@ -5,32 +5,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
-use naru_plan::{DeploymentName, Millis, ReplicaId, WorkerFailure};
-use naru_protocol::worker::v1::worker_client::WorkerClient;
-use naru_protocol::worker::v1::{DrainRequest, StatusReport, StatusRequest};
+use naru_plan::{DeploymentName, ReplicaId, WorkerFailure};
+use naru_protocol::worker::v1::StatusReport;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::logs;
+use crate::member::{self, Heard, Order};
 
-/// Commands a worker task has not carried out yet; there are never more than a few.
-const COMMANDS_MAX: usize = 8;
 /// Longest first line of a worker.
 const FIRST_LINE_BYTES_MAX: u64 = 4096;
-/// The wait between two attempts at a worker's control port.
-const RECONNECT: Duration = Duration::from_millis(200);
-/// How long one attempt, or one order, may take.
-const CALL: Duration = Duration::from_secs(5);
-/// How often a quiet worker must show that it lives, and how long it may take.
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PONG_WITHIN: Duration = Duration::from_secs(20);
 
 /// Which run of which worker.
 #[derive(Clone, Debug)]
@@ -63,13 +52,6 @@ pub(super) enum What {
     Ended(WorkerFailure),
 }
 
-/// What a worker task can be told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Finish what runs within this time, then end.
-    Drain(Millis),
-}
-
 /// Why a worker could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("starting {program}")]
@@ -81,13 +63,13 @@ pub struct SpawnError {
 
 /// Holds a worker's process; dropping it ends the process.
 pub(super) struct Handle {
-    commands: mpsc::Sender<Command>,
+    orders: mpsc::Sender<Order>,
     task: JoinHandle<()>,
 }
 
 impl Handle {
-    pub(super) fn tell(&self, command: Command) {
-        if self.commands.try_send(command).is_err() {
+    pub(super) fn tell(&self, order: Order) {
+        if self.orders.try_send(order).is_err() {
             tracing::debug!("a worker that is ending was told something");
         }
     }
@@ -127,9 +109,9 @@ pub(super) fn spawn(
         let tag = format!("{}-{}", identity.deployment.name(), identity.replica);
         tokio::spawn(logs::forward(stderr, tag, hides_progress));
     }
-    let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+    let (sender, orders) = mpsc::channel(member::ORDERS_MAX);
     let task = tokio::spawn(attend(child, identity, events, orders));
-    Ok(Handle { commands, task })
+    Ok(Handle { orders: sender, task })
 }
 
 /// Follows a worker until its process is gone.
@@ -137,7 +119,7 @@ async fn attend(
     mut child: Child,
     identity: Identity,
     events: mpsc::Sender<Event>,
-    orders: mpsc::Receiver<Command>,
+    orders: mpsc::Receiver<Order>,
 ) {
     let stdout = child.stdout.take();
     let _open_until_the_end = child.stdin.take();
@@ -179,7 +161,7 @@ struct Addresses {
 }
 
 /// Reads where the worker listens, then its reports for as long as it lives.
-async fn follow(stdout: Option<ChildStdout>, teller: &Teller, mut orders: mpsc::Receiver<Command>) {
+async fn follow(stdout: Option<ChildStdout>, teller: &Teller, orders: mpsc::Receiver<Order>) {
     let mut line = String::new();
     let Some(stdout) = stdout else { return };
     let mut reader = BufReader::new(stdout.take(FIRST_LINE_BYTES_MAX));
@@ -196,41 +178,11 @@ async fn follow(stdout: Option<ChildStdout>, teller: &Teller, mut orders: mpsc::
     let address = addresses.http.trim_start_matches("http://").trim_end_matches('/').to_owned();
     teller.tell(What::Listening { address }).await;
     let Ok(control) = Endpoint::from_shared(addresses.control) else { return };
-    let control = control
-        .connect_timeout(CALL)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PONG_WITHIN)
-        .keep_alive_while_idle(true);
-    let client = WorkerClient::new(control.connect_lazy());
-    loop {
-        tokio::select! {
-            () = reports(client.clone(), teller) => {
-                teller.tell(What::Silent).await;
-                sleep(RECONNECT).await;
-            }
-            order = orders.recv() => match order {
-                Some(Command::Drain(within)) => drain(client.clone(), within).await,
-                None => return,
-            },
-        }
-    }
-}
-
-/// Passes reports on until the stream ends.
-async fn reports(mut client: WorkerClient<Channel>, teller: &Teller) {
-    let stream = timeout(CALL, client.status(StatusRequest {})).await;
-    let Ok(Ok(stream)) = stream else { return };
-    let mut stream = stream.into_inner();
-    while let Ok(Some(report)) = stream.message().await {
-        teller.tell(What::Report(report)).await;
-    }
-}
-
-async fn drain(mut client: WorkerClient<Channel>, within: Millis) {
-    let seconds = u32::try_from(within.0.div_ceil(1000)).unwrap_or(u32::MAX).max(1);
-    match timeout(CALL, client.drain(DrainRequest { seconds })).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "a worker did not take the order to drain"),
-        Err(_) => tracing::warn!("a worker did not answer the order to drain"),
-    }
+    let tell = |heard| {
+        teller.tell(match heard {
+            Heard::Report(report) => What::Report(report),
+            Heard::Silent => What::Silent,
+        })
+    };
+    member::follow(member::connection(control), orders, tell).await;
 }

@@ -1,0 +1,149 @@
+//! `naru operator`: the control loop of a cluster.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use naru_controller::Outputs;
+use naru_controller::election::{Candidate, Identity, Timing};
+use naru_controller::kubernetes::{KubernetesConfig, Metrics, WorkerImage, connect, lead, pages};
+use naru_protocol::Snapshot;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::failure::Failure;
+use crate::signals::Signals;
+
+/// The Lease by which one of several operators leads.
+const LEASE: &str = "naru-operator";
+
+const EXAMPLES: &str = "\
+Examples:
+  naru operator                                  in a pod, as the Helm chart starts it
+  KUBECONFIG=~/.kube/config naru operator --namespace naru-system --worker-image naru/worker:0.1.0
+
+Several may run: the one that holds the Lease naru-operator acts, the others wait. Stopping one
+stops no worker.
+
+Environment:
+  KUBECONFIG   how to reach the API server (default: as the pod it runs in)
+  POD_NAME     the name of that pod, for the Lease and for events
+  NARU_LOG     how much is logged: error, warn, info (default), debug
+
+Exit codes: 0 stopped by a signal, 1 failed, 2 bad usage.";
+
+/// What `naru operator` is told.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The namespace that naru is installed in
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "naru-system")]
+    namespace: String,
+    /// The image of naru-worker
+    #[arg(long, value_name = "IMAGE", env = "NARU_WORKER_IMAGE")]
+    worker_image: String,
+    /// When nodes fetch that image
+    #[arg(long, value_name = "POLICY", default_value = "IfNotPresent",
+          value_parser = ["Always", "IfNotPresent", "Never"])]
+    worker_image_pull_policy: String,
+    /// Where /metrics, /healthz and /readyz listen
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    ops_listen: SocketAddr,
+    /// Seconds after which a lease that was not renewed is anybody's
+    #[arg(long, value_name = "SECONDS", default_value = "15")]
+    lease_seconds: u64,
+    /// Seconds after which a leader that could not renew its lease stops acting
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    lease_renew_seconds: u64,
+    /// Seconds between two looks at the lease
+    #[arg(long, value_name = "SECONDS", default_value = "2")]
+    lease_retry_seconds: u64,
+}
+
+impl Arguments {
+    fn timing(&self) -> anyhow::Result<Timing> {
+        let [lease, renew, retry] =
+            [self.lease_seconds, self.lease_renew_seconds, self.lease_retry_seconds]
+                .map(Duration::from_secs);
+        let timing = Timing { lease, renew, retry };
+        match timing.fault() {
+            None => Ok(timing),
+            Some(fault) => Err(anyhow!(
+                "--lease-seconds, --lease-renew-seconds, --lease-retry-seconds: {fault}"
+            )),
+        }
+    }
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    crate::logs::init();
+    let timing = arguments.timing().map_err(Failure::BadUsage)?;
+    let not_empty = |value: &str, flag: &str| {
+        if value.trim().is_empty() {
+            return Err(Failure::BadUsage(anyhow!("{flag} must not be empty")));
+        }
+        Ok(())
+    };
+    not_empty(&arguments.worker_image, "--worker-image")?;
+    not_empty(&arguments.namespace, "--namespace")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+        .map_err(Failure::Failed)?;
+    let result = runtime.block_on(async {
+        let client = connect().await.map_err(Failure::usage)?;
+        let ops = TcpListener::bind(arguments.ops_listen)
+            .await
+            .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
+            .map_err(Failure::BadUsage)?;
+        let metrics = Metrics::new().context("setting metrics up").map_err(Failure::Failed)?;
+        let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
+        let identity = Identity::of_process(pod.as_deref());
+        let candidate =
+            Candidate::new(client.clone(), &arguments.namespace, LEASE, identity, timing);
+        let worker = WorkerImage {
+            image: arguments.worker_image.clone(),
+            pull_policy: arguments.worker_image_pull_policy.clone(),
+            has_tls: false,
+        };
+        let (_demand, demands) = watch::channel(Arc::default());
+        let config = KubernetesConfig { client, worker, instance: pod, metrics, demands };
+        operate(config, candidate, ops).await.map_err(Failure::Failed)
+    });
+    // Nothing that is still going on may hold the process up.
+    runtime.shutdown_background();
+    result
+}
+
+async fn operate(
+    config: KubernetesConfig,
+    candidate: Candidate,
+    ops: TcpListener,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("listening for signals")?;
+    let (leadership, leads) = watch::channel(None);
+    let (is_asked, asked) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let (snapshots, _snapshot) = watch::channel(Arc::new(Snapshot::default()));
+    let (readiness, _ready) = watch::channel(Err("starting".to_owned()));
+    let pages = pages(config.metrics.clone(), asked);
+    let pages = tokio::spawn(async move { axum::serve(ops, pages).await });
+    let mut candidate = tokio::spawn(candidate.run(leadership, is_asked, stopped));
+    let mut leading = tokio::spawn(lead(config, leads, Outputs { snapshots, readiness }));
+    tokio::select! {
+        () = signals.next() => {}
+        ended = &mut candidate => return Err(anyhow!("the election ended: {ended:?}")),
+        ended = &mut leading => return Err(anyhow!("the loop ended: {ended:?}")),
+        ended = pages => return Err(anyhow!("the ops pages ended: {ended:?}")),
+    }
+    signals.end_at_the_next();
+    // The lease is given back only once nothing acts any more.
+    leading.abort();
+    let _ = (&mut leading).await;
+    stop.send_replace(true);
+    candidate.await.context("giving the lease back")
+}

@@ -1,0 +1,185 @@
+//! Which deployments the loop has to look at, and when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use naru_plan::{DeploymentName, Desired, Failures, Millis};
+use tokio::time::{Duration, Instant};
+
+use crate::scale::Scaled;
+use crate::world::Changed;
+
+/// The longest time between two looks, should an event ever be missed.
+pub(crate) const RESYNC: Millis = Millis::from_seconds(30);
+
+/// Every deployment there is, each with the time of its next look.
+#[derive(Default)]
+pub(crate) struct Agenda {
+    entries: BTreeMap<DeploymentName, Entry>,
+}
+
+struct Entry {
+    desired: Arc<Desired>,
+    due: Instant,
+    failures: Failures,
+    scaled: Option<Scaled>,
+}
+
+impl Agenda {
+    /// Takes the whole of what is wished. What is new or different is due at once; what is not
+    /// wished any more is forgotten.
+    pub(crate) fn wish(&mut self, desired: Vec<Desired>, now: Instant) {
+        let names: BTreeSet<_> = desired.iter().map(|desired| desired.name.clone()).collect();
+        self.entries.retain(|name, _| names.contains(name));
+        for desired in desired {
+            match self.entries.get_mut(&desired.name) {
+                Some(entry) if *entry.desired == desired => {}
+                Some(entry) => (entry.desired, entry.due) = (Arc::new(desired), now),
+                None => {
+                    let name = desired.name.clone();
+                    let failures = Failures::default();
+                    let desired = Arc::new(desired);
+                    self.entries.insert(name, Entry { desired, due: now, failures, scaled: None });
+                }
+            }
+        }
+    }
+
+    /// Something may have changed: these are due at once. One whose last decision failed is too,
+    /// so an event cuts its wait short.
+    pub(crate) fn mark(&mut self, changed: &Changed, now: Instant) {
+        match changed {
+            Changed::Everything => self.entries.values_mut().for_each(|entry| entry.due = now),
+            Changed::Only(names) => {
+                for name in names {
+                    if let Some(entry) = self.entries.get_mut(name) {
+                        entry.due = entry.due.min(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is due, as it is wished. Each is looked at again after [`RESYNC`] at the latest.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Arc<Desired>> {
+        let due = self.entries.values_mut().filter(|entry| entry.due <= now);
+        due.map(|entry| {
+            entry.due = now + duration(RESYNC);
+            Arc::clone(&entry.desired)
+        })
+        .collect()
+    }
+
+    /// Looks at one again after `wait`, if nothing asks for it sooner.
+    pub(crate) fn look_in(&mut self, name: &DeploymentName, wait: Millis, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.due = entry.due.min(now + duration(wait));
+        }
+    }
+
+    /// What is remembered of how many replicas naru chose.
+    pub(crate) fn scaled(&self, name: &DeploymentName) -> Option<&Scaled> {
+        self.entries.get(name)?.scaled.as_ref()
+    }
+
+    /// Remembers it; `None`: the number is not naru's to choose.
+    pub(crate) fn remember(&mut self, name: &DeploymentName, scaled: Option<Scaled>) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.scaled = scaled;
+        }
+    }
+
+    /// A decision was carried out.
+    pub(crate) fn succeeded(&mut self, name: &DeploymentName) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.failures = Failures::default();
+        }
+    }
+
+    /// A decision could not be carried out: it is made again after a wait that grows.
+    pub(crate) fn failed(&mut self, name: &DeploymentName, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.failures = entry.failures.and_another(Millis(0));
+            entry.due = entry.due.min(now + duration(entry.failures.wait()));
+        }
+    }
+
+    /// When the next one is due.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        let first = self.entries.values().map(|entry| entry.due).min();
+        first.unwrap_or(now + duration(RESYNC))
+    }
+
+    /// Whether it is wished, or left from an earlier wish.
+    pub(crate) fn knows(&self, name: &DeploymentName) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Everything that is wished.
+    pub(crate) fn desired(&self) -> impl Iterator<Item = &Arc<Desired>> {
+        self.entries.values().map(|entry| &entry.desired)
+    }
+}
+
+fn duration(millis: Millis) -> Duration {
+    Duration::from_millis(millis.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use naru_api::{Source, check};
+
+    use super::*;
+
+    fn wish(name: &str, replicas: u32) -> Desired {
+        let text = format!(
+            "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {{name: {name}}}\n\
+             spec: {{model: {{uri: file:///m.gguf}}, replicas: {replicas}}}\n"
+        );
+        check(&[Source { file: "a.yaml", text: &text }]).unwrap().deployments.remove(0)
+    }
+
+    #[track_caller]
+    fn due(fact: &str, agenda: &mut Agenda, now: Instant, expected: &str) {
+        let due: Vec<_> = agenda
+            .take_due(now)
+            .iter()
+            .map(|desired| format!("{}{}", desired.name.name(), desired.replicas.0))
+            .collect();
+        assert_eq!(due.join(" "), expected, "{fact}");
+    }
+
+    #[test]
+    fn who_is_due() {
+        let (mut agenda, begun) = (Agenda::default(), Instant::now());
+        let after = |millis| begun + Duration::from_millis(millis);
+        let agenda = &mut agenda;
+        agenda.wish(vec![wish("a", 1), wish("b", 1)], begun);
+        due("what is new", agenda, begun, "a1 b1");
+        due("is looked at once", agenda, begun, "");
+        agenda.wish(vec![wish("a", 1), wish("b", 2)], begun);
+        due("what is wished otherwise", agenda, begun, "b2");
+        let b = wish("b", 2).name;
+        agenda.mark(&Changed::Only([b.clone()].into()), begun);
+        due("what an event is about", agenda, begun, "b2");
+        agenda.mark(&Changed::Everything, begun);
+        due("all of it", agenda, begun, "a1 b2");
+        agenda.look_in(&b, Millis(100), begun);
+        assert_eq!(agenda.next(begun), after(100));
+        due("not yet", agenda, after(99), "");
+        due("when a plan asked for it", agenda, after(100), "b2");
+        agenda.failed(&b, begun);
+        due("what failed waits", agenda, after(249), "");
+        due("for a quarter of a second", agenda, after(250), "b2");
+        agenda.failed(&b, begun);
+        due("then for half of one", agenda, after(499), "");
+        due("and comes again", agenda, after(500), "b2");
+        agenda.succeeded(&b);
+        agenda.failed(&b, begun);
+        due("a success is a new beginning", agenda, after(250), "b2");
+        due("all are looked at now and then", agenda, after(40_000), "a1 b2");
+        agenda.wish(vec![wish("a", 1)], begun);
+        due("what is not wished is forgotten", agenda, after(99_000), "a1");
+        assert!(!agenda.knows(&b));
+    }
+}

@@ -1,0 +1,197 @@
+use naru_api::{Source, check};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn wish(spec: &str) -> Desired {
+    let text = format!(
+        "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\n\
+         metadata: {{name: solar, namespace: serving}}\n\
+         spec: {{model: {{uri: https://h/m.gguf, names: [solar, s]}}, {spec}}}\n"
+    );
+    check(&[Source { file: "a.yaml", text: &text }]).unwrap().deployments.remove(0)
+}
+
+fn owned() -> OwnerReference {
+    let metadata =
+        ObjectMeta { name: Some("solar".into()), uid: Some("u-1".into()), ..ObjectMeta::default() };
+    owner(&metadata)
+}
+
+fn image() -> WorkerImage {
+    WorkerImage {
+        image: "naru/worker:9".into(),
+        pull_policy: "IfNotPresent".into(),
+        has_tls: false,
+    }
+}
+
+fn set(spec: &str) -> Value {
+    serde_json::to_value(replica(&wish(spec), ReplicaId(3), &owned(), &image())).unwrap()
+}
+
+/// What is at `path` of the replica made from a deployment with `spec`.
+#[track_caller]
+fn check_at(fact: &str, spec: &str, path: &str, expected: Value) {
+    let set = set(spec);
+    assert_eq!(set.pointer(path).unwrap_or(&Value::Null), &expected, "{fact}: {set:#}");
+}
+
+const POD: &str = "/spec/template/spec";
+
+#[track_caller]
+fn check_pod(fact: &str, spec: &str, path: &str, expected: Value) {
+    check_at(fact, spec, &format!("{POD}{path}"), expected);
+}
+
+#[test]
+fn a_replica() {
+    check_at("its name", "", "/metadata/name", json!("solar-3"));
+    check_at("its place", "", "/metadata/namespace", json!("serving"));
+    check_at("one member", "", "/spec/replicas", json!(1));
+    check_at("made at once", "", "/spec/podManagementPolicy", json!("Parallel"));
+    check_at("never replaced by itself", "", "/spec/updateStrategy/type", json!("OnDelete"));
+    check_at("its Service", "", "/spec/serviceName", json!("solar-members"));
+    check_at("its names", "", "/metadata/annotations/naru.dev~1served-names", json!("solar,s"));
+    let owner = json!([{
+        "apiVersion": "naru.dev/v1alpha1", "kind": "ModelDeployment", "name": "solar",
+        "uid": "u-1", "controller": true,
+    }]);
+    check_at("whose it is", "", "/metadata/ownerReferences", owner);
+    let revision = wish("").template.revision().to_string();
+    let labels = json!({
+        "app.kubernetes.io/name": "naru-worker",
+        "app.kubernetes.io/managed-by": "naru",
+        "naru.dev/model-deployment": "solar",
+        "naru.dev/replica": "3",
+        "naru.dev/revision": revision,
+    });
+    check_at("its labels", "", "/metadata/labels", labels.clone());
+    let mut of_pod = labels;
+    of_pod["naru.dev/member"] = "0".into();
+    check_at("its pod's", "", "/spec/template/metadata/labels", of_pod);
+    let selector = json!({"naru.dev/model-deployment": "solar", "naru.dev/replica": "3"});
+    check_at("what it selects", "", "/spec/selector/matchLabels", selector);
+}
+
+#[test]
+fn a_pod() {
+    let first = "/containers/0";
+    let of = |path: &str| format!("{first}{path}");
+    check_pod("no way to the API server", "", "/automountServiceAccountToken", json!(false));
+    check_pod("no addresses of others", "", "/enableServiceLinks", json!(false));
+    check_pod("not root", "", "/securityContext/runAsNonRoot", json!(true));
+    check_pod(
+        "few system calls",
+        "",
+        "/securityContext/seccompProfile/type",
+        json!("RuntimeDefault"),
+    );
+    check_pod(
+        "an image that stays",
+        "",
+        &of("/securityContext/readOnlyRootFilesystem"),
+        json!(true),
+    );
+    check_pod("no powers", "", &of("/securityContext/capabilities/drop"), json!(["ALL"]));
+    check_pod("none to gain", "", &of("/securityContext/allowPrivilegeEscalation"), json!(false));
+    check_pod("its image", "", &of("/image"), json!("naru/worker:9"));
+    check_pod("a minute to drain, and a margin", "", "/terminationGracePeriodSeconds", json!(70));
+    let drain = "rollout: {drainSeconds: 0}";
+    check_pod("no time to drain", drain, "/terminationGracePeriodSeconds", json!(10));
+    check_pod("a cache", "", "/volumes", json!([{"name": "naru-cache", "emptyDir": {}}]));
+    let cache = json!([{"name": "NARU_CACHE_DIR", "value": "/var/cache/naru"}]);
+    check_pod("that it knows of", "", &of("/env"), cache);
+    for (probe, path) in
+        [("startupProbe", "/readyz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")]
+    {
+        check_pod("a probe", "", &of(&format!("/{probe}/httpGet/path")), json!(path));
+        check_pod("on the ops port", "", &of(&format!("/{probe}/httpGet/port")), json!("ops"));
+    }
+    check_pod("nothing asked for", "", &of("/resources"), json!({}));
+    let some = "resources: {requests: {cpu: 1500m, memory: 1Gi}, limits: {cpu: 2, memory: 2Gi}}";
+    let resources = json!({
+        "requests": {"cpu": "1500m", "memory": "1073741824"},
+        "limits": {"cpu": "2", "memory": "2147483648"},
+    });
+    check_pod("what is asked for", some, &of("/resources"), resources);
+    check_pod("anywhere", "", "/affinity", Value::Null);
+    let zone = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
+                /nodeSelectorTerms/0/matchExpressions";
+    let riyadh = json!([{
+        "key": "topology.kubernetes.io/zone", "operator": "In", "values": ["sa-riyadh-1"],
+    }]);
+    check_pod("in its zones", "placement: {zones: [sa-riyadh-1]}", zone, riyadh);
+    check_pod(
+        "apart",
+        "",
+        "/topologySpreadConstraints/0/topologyKey",
+        json!("kubernetes.io/hostname"),
+    );
+}
+
+#[test]
+fn an_overlay() {
+    let overlay = "podTemplate: {labels: {team: a}, annotations: {note: b}, \
+        nodeSelector: {gpu: none}, tolerations: [{key: k, operator: Exists}], \
+        env: [{name: HF_TOKEN, valueFrom: {secretKeyRef: {name: hf, key: token}}}], \
+        volumes: [{name: models, mountPath: /models, persistentVolumeClaim: {claimName: m}}], \
+        priorityClassName: high, schedulerName: other}";
+    let template = "/spec/template/metadata";
+    check_at("labels", overlay, &format!("{template}/labels/team"), json!("a"));
+    check_at("annotations", overlay, &format!("{template}/annotations"), json!({"note": "b"}));
+    check_pod("nodes", overlay, "/nodeSelector", json!({"gpu": "none"}));
+    check_pod("taints", overlay, "/tolerations", json!([{"key": "k", "operator": "Exists"}]));
+    let token = json!({
+        "name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}},
+    });
+    check_pod("variables", overlay, "/containers/0/env/1", token);
+    let volume = json!({"name": "models", "persistentVolumeClaim": {"claimName": "m"}});
+    check_pod("volumes", overlay, "/volumes/1", volume);
+    let mount = json!({"name": "models", "mountPath": "/models", "readOnly": true});
+    check_pod("mounted", overlay, "/containers/0/volumeMounts/1", mount);
+    check_pod("a priority", overlay, "/priorityClassName", json!("high"));
+    check_pod("a scheduler", overlay, "/schedulerName", json!("other"));
+}
+
+#[test]
+fn a_command_line() {
+    let line = |spec: &str, has_tls: bool| {
+        let image = WorkerImage { has_tls, ..image() };
+        let set = replica(&wish(spec), ReplicaId(0), &owned(), &image);
+        let set = serde_json::to_value(set).unwrap();
+        let arguments = set.pointer(&format!("{POD}/containers/0/args")).cloned().unwrap();
+        serde_json::from_value::<Vec<String>>(arguments).unwrap().join(" ")
+    };
+    let plain = line("", false);
+    for part in [
+        "--model https://h/m.gguf",
+        "--served-name solar --served-name s",
+        "--listen 0.0.0.0:8000",
+        "--control-listen 0.0.0.0:8001",
+        "--ops-listen 0.0.0.0:9090",
+        "--drain-seconds 60",
+    ] {
+        assert!(plain.contains(part), "{part} is in {plain}");
+    }
+    assert!(!plain.contains("--tls-dir"), "{plain}");
+    assert!(!plain.contains("--threads"), "the container's share of the machine: {plain}");
+    assert!(line("", true).contains("--tls-dir /etc/naru/tls"));
+    assert!(line("resources: {limits: {cpu: 3}}", false).contains("--threads 3"));
+}
+
+#[test]
+fn what_is_beside_the_replicas() {
+    let value = |object| serde_json::to_value::<Service>(object).unwrap();
+    let service = value(service(&wish(""), &owned()));
+    assert_eq!(service["metadata"]["name"], "solar-members");
+    assert_eq!(service["spec"]["clusterIP"], "None");
+    assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+    let kept = |replicas: u32| {
+        let budget = budget(&wish(&format!("replicas: {replicas}")), &owned());
+        budget.spec.unwrap().min_available.unwrap()
+    };
+    assert_eq!(kept(0), IntOrString::Int(1), "the last one is never evicted");
+    assert_eq!(kept(1), IntOrString::Int(1), "the only one waits for its successor");
+    assert_eq!(kept(3), IntOrString::Int(2), "of three one may go");
+}

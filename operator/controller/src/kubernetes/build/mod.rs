@@ -1,0 +1,147 @@
+//! From a wish to the objects that a cluster makes true. Pure, and cannot fail.
+//!
+//! ```text
+//! ModelDeployment x ──► Service x-members, PodDisruptionBudget x
+//!      replica N    ──► StatefulSet x-N ──► pod x-N-0
+//! ```
+
+mod pod;
+
+pub(super) use pod::CONTAINER;
+
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource;
+use naru_api::ModelDeployment;
+use naru_plan::{Desired, ReplicaId};
+
+use super::labels::{self, CONTROL_PORT, HTTP_PORT, OPS_PORT};
+
+/// What is the same for every worker that this operator makes.
+#[derive(Clone, Debug)]
+pub struct WorkerImage {
+    /// The image of `naru-worker`.
+    pub image: String,
+    /// When nodes fetch it: `IfNotPresent`, `Always` or `Never`.
+    pub pull_policy: String,
+    /// Whether workers are given the certificate `naru-worker-tls` of their namespace.
+    pub has_tls: bool,
+}
+
+/// A reference that lets an object go when its model deployment does.
+pub(super) fn owner(deployment: &ObjectMeta) -> OwnerReference {
+    OwnerReference {
+        api_version: ModelDeployment::api_version(&()).into_owned(),
+        kind: ModelDeployment::kind(&()).into_owned(),
+        name: deployment.name.clone().unwrap_or_default(),
+        uid: deployment.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        // Deleting needs no waiting: workers drain by themselves when their pods go.
+        block_owner_deletion: None,
+    }
+}
+
+/// The names that replicas of the present template answer to, as an annotation.
+pub(super) fn served_names(desired: &Desired) -> String {
+    let names: Vec<_> = desired.template.names.iter().map(|name| name.as_str()).collect();
+    names.join(",")
+}
+
+fn metadata(desired: &Desired, name: String, owner: &OwnerReference) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(desired.name.namespace().to_owned()),
+        labels: Some(labels::of_deployment(&desired.name)),
+        owner_references: Some(vec![owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn selector(desired: &Desired) -> std::collections::BTreeMap<String, String> {
+    [(labels::DEPLOYMENT.to_owned(), desired.name.name().to_owned())].into()
+}
+
+/// The headless Service under which members have names, ready or not.
+pub(super) fn service(desired: &Desired, owner: &OwnerReference) -> Service {
+    let port = |name: &str, port| ServicePort {
+        name: Some(name.to_owned()),
+        port,
+        protocol: Some("TCP".to_owned()),
+        ..ServicePort::default()
+    };
+    let ports = vec![port("http", HTTP_PORT), port("grpc", CONTROL_PORT), port("ops", OPS_PORT)];
+    Service {
+        metadata: metadata(desired, labels::service_name(&desired.name), owner),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(selector(desired)),
+            ports: Some(ports),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// How many replicas an eviction must leave ready: all but one, and never none.
+pub(super) fn budget(desired: &Desired, owner: &OwnerReference) -> PodDisruptionBudget {
+    let kept = desired.replicas.0.saturating_sub(1).max(1);
+    PodDisruptionBudget {
+        metadata: metadata(desired, desired.name.name().to_owned(), owner),
+        spec: Some(PodDisruptionBudgetSpec {
+            min_available: Some(IntOrString::Int(i32::try_from(kept).unwrap_or(i32::MAX))),
+            selector: Some(LabelSelector {
+                match_labels: Some(selector(desired)),
+                ..LabelSelector::default()
+            }),
+            // One that does not answer protects nobody.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    }
+}
+
+/// One replica, made from the present template.
+pub(super) fn replica(
+    desired: &Desired,
+    id: ReplicaId,
+    owner: &OwnerReference,
+    image: &WorkerImage,
+) -> StatefulSet {
+    let revision = desired.template.revision();
+    let own = labels::of_replica(&desired.name, id, revision);
+    let mut metadata = metadata(desired, labels::replica_name(&desired.name, id), owner);
+    metadata.labels = Some(own.clone());
+    let names = served_names(desired);
+    metadata.annotations = Some([(labels::SERVED_NAMES.to_owned(), names)].into());
+    let selector: std::collections::BTreeMap<_, _> = own
+        .iter()
+        .filter(|(key, _)| [labels::DEPLOYMENT, labels::REPLICA].contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    StatefulSet {
+        metadata,
+        spec: StatefulSetSpec {
+            replicas: Some(1),
+            service_name: Some(labels::service_name(&desired.name)),
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            revision_history_limit: Some(0),
+            selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
+            template: pod::template(desired, own, image),
+            ..StatefulSetSpec::default()
+        },
+        ..StatefulSet::default()
+    }
+}
+
+#[cfg(test)]
+#[path = "build_tests.rs"]
+mod tests;

@@ -1,0 +1,265 @@
+//! The pod of one member.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSecurityContext,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use naru_api::PodTemplate;
+use naru_plan::{Amounts, Bytes, Desired, Millicores};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::WorkerImage;
+use crate::arguments;
+use crate::kubernetes::labels::{CONTROL_PORT, DEPLOYMENT, HTTP_PORT, MEMBER, OPS_PORT, ZONE};
+
+/// The name of the one container.
+pub(in crate::kubernetes) const CONTAINER: &str = "worker";
+/// The user that images of naru run as.
+const USER: i64 = 65532;
+/// What a worker gets to end beyond its drain time.
+const TERMINATION_MARGIN_SECONDS: u64 = 10;
+/// Where weights are kept, and what tells the worker so.
+const CACHE_DIR: &str = "/var/cache/naru";
+const CACHE_VARIABLE: &str = "NARU_CACHE_DIR";
+const TLS_DIR: &str = "/etc/naru/tls";
+const TLS_SECRET: &str = "naru-worker-tls";
+/// How often a worker is asked how it is.
+const PROBE_SECONDS: i32 = 2;
+/// A start may take a day: large weights come over slow lines, and the worker says how far it is.
+const START_PROBES_MAX: i32 = 24 * 3600 / PROBE_SECONDS;
+/// A worker that does not answer for this many probes is started again.
+const LIVENESS_PROBES_MAX: i32 = 15;
+
+/// The template of a member's pod.
+pub(super) fn template(
+    desired: &Desired,
+    mut labels: BTreeMap<String, String>,
+    image: &WorkerImage,
+) -> PodTemplateSpec {
+    let overlay = PodTemplate::of(&desired.template);
+    for (key, value) in &overlay.labels {
+        labels.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    labels.insert(MEMBER.to_owned(), "0".to_owned());
+    let metadata = ObjectMeta {
+        labels: Some(labels),
+        annotations: some(overlay.annotations.clone()),
+        ..ObjectMeta::default()
+    };
+    PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(desired, overlay, image)) }
+}
+
+fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec {
+    let seconds = desired.drain.0.div_ceil(1000) + TERMINATION_MARGIN_SECONDS;
+    PodSpec {
+        affinity: affinity(desired),
+        automount_service_account_token: Some(false),
+        containers: vec![container(desired, &overlay, image)],
+        enable_service_links: Some(false),
+        node_selector: some(overlay.node_selector.clone()),
+        priority_class_name: overlay.priority_class_name.clone(),
+        scheduler_name: overlay.scheduler_name.clone(),
+        security_context: Some(PodSecurityContext {
+            fs_group: Some(USER),
+            run_as_group: Some(USER),
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                ..SeccompProfile::default()
+            }),
+            ..PodSecurityContext::default()
+        }),
+        termination_grace_period_seconds: i64::try_from(seconds).ok(),
+        tolerations: list(as_is(&overlay.tolerations)),
+        topology_spread_constraints: Some(spread(desired)),
+        volumes: Some(volumes(&overlay, image)),
+        ..PodSpec::default()
+    }
+}
+
+fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Container {
+    let port = |name: &str, container_port| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    let cache = EnvVar {
+        name: CACHE_VARIABLE.to_owned(),
+        value: Some(CACHE_DIR.to_owned()),
+        ..EnvVar::default()
+    };
+    let mut env = vec![cache];
+    env.extend(as_is::<Vec<EnvVar>>(&overlay.env));
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(image.image.clone()),
+        image_pull_policy: Some(image.pull_policy.clone()),
+        args: Some(arguments(desired, image)),
+        env: Some(env),
+        ports: Some(vec![
+            port("http", HTTP_PORT),
+            port("grpc", CONTROL_PORT),
+            port("ops", OPS_PORT),
+        ]),
+        resources: Some(resources(desired)),
+        startup_probe: Some(probe("/readyz", START_PROBES_MAX)),
+        readiness_probe: Some(probe("/readyz", 1)),
+        liveness_probe: Some(probe("/healthz", LIVENESS_PROBES_MAX)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            read_only_root_filesystem: Some(true),
+            ..SecurityContext::default()
+        }),
+        // The last lines of its log say why it ended.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(mounts(overlay, image)),
+        ..Container::default()
+    }
+}
+
+fn arguments(desired: &Desired, image: &WorkerImage) -> Vec<String> {
+    let threads = desired.template.resources.threads.map(|threads| threads.0.get());
+    let mut arguments = arguments::of_worker(&desired.template, threads);
+    let mut give = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+    give("--listen", format!("0.0.0.0:{HTTP_PORT}"));
+    give("--control-listen", format!("0.0.0.0:{CONTROL_PORT}"));
+    give("--ops-listen", format!("0.0.0.0:{OPS_PORT}"));
+    give("--drain-seconds", desired.drain.0.div_ceil(1000).to_string());
+    if image.has_tls {
+        give("--tls-dir", TLS_DIR.to_owned());
+    }
+    arguments
+}
+
+fn probe(path: &str, failures_max: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("ops".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(PROBE_SECONDS),
+        failure_threshold: Some(failures_max),
+        timeout_seconds: Some(PROBE_SECONDS),
+        ..Probe::default()
+    }
+}
+
+fn resources(desired: &Desired) -> ResourceRequirements {
+    let quantities = |amounts: Amounts| {
+        let cpu = amounts.cpu.map(|Millicores(cpu)| ("cpu", millicores(cpu)));
+        let memory = amounts.memory.map(|Bytes(memory)| ("memory", memory.to_string()));
+        let given = cpu.into_iter().chain(memory);
+        some(given.map(|(name, amount)| (name.to_owned(), Quantity(amount))).collect())
+    };
+    let resources = &desired.template.resources;
+    ResourceRequirements {
+        limits: quantities(resources.limits),
+        requests: quantities(resources.requests),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// As Kubernetes itself would write it.
+fn millicores(amount: u64) -> String {
+    if amount.is_multiple_of(1000) { (amount / 1000).to_string() } else { format!("{amount}m") }
+}
+
+/// Only nodes in the zones of the wish; `None`: anywhere.
+fn affinity(desired: &Desired) -> Option<Affinity> {
+    let zones: Vec<_> =
+        desired.template.zones.iter().map(|zone| zone.as_str().to_owned()).collect();
+    let in_zones = NodeSelectorRequirement {
+        key: ZONE.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(zones),
+    };
+    let term =
+        NodeSelectorTerm { match_expressions: Some(vec![in_zones]), ..NodeSelectorTerm::default() };
+    let node_affinity = NodeAffinity {
+        required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+            node_selector_terms: vec![term],
+        }),
+        ..NodeAffinity::default()
+    };
+    let has_zones = !desired.template.zones.is_empty();
+    has_zones.then(|| Affinity { node_affinity: Some(node_affinity), ..Affinity::default() })
+}
+
+/// Replicas of one deployment are on different nodes, and in different zones, where they can be.
+fn spread(desired: &Desired) -> Vec<TopologySpreadConstraint> {
+    let labels = [(DEPLOYMENT.to_owned(), desired.name.name().to_owned())];
+    let by = |key: &str| TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(LabelSelector {
+            match_labels: Some(labels.clone().into()),
+            ..LabelSelector::default()
+        }),
+        ..TopologySpreadConstraint::default()
+    };
+    vec![by("kubernetes.io/hostname"), by(ZONE)]
+}
+
+fn volumes(overlay: &PodTemplate, image: &WorkerImage) -> Vec<Volume> {
+    let cache = Volume {
+        name: "naru-cache".to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    let tls = image.has_tls.then(|| Volume {
+        name: "naru-tls".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(TLS_SECRET.to_owned()),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    });
+    // The overlay's own words for a volume are a pod's, but for where it is mounted.
+    let others = overlay.volumes.iter().map(as_is::<Volume>);
+    [cache].into_iter().chain(tls).chain(others).collect()
+}
+
+fn mounts(overlay: &PodTemplate, image: &WorkerImage) -> Vec<VolumeMount> {
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    let tls = image.has_tls.then(|| mount("naru-tls", TLS_DIR, true));
+    let others = overlay
+        .volumes
+        .iter()
+        .map(|volume| mount(&volume.name, &volume.mount_path, volume.read_only));
+    [mount("naru-cache", CACHE_DIR, false)].into_iter().chain(tls).chain(others).collect()
+}
+
+/// The overlay uses a pod's own field names; unknown ones are left out.
+fn as_is<T: DeserializeOwned>(part: &impl Serialize) -> T {
+    let value = serde_json::to_value(part).expect("what came from JSON is JSON");
+    serde_json::from_value(value).expect("the overlay's fields are those of a pod")
+}
+
+fn some<V>(map: BTreeMap<String, V>) -> Option<BTreeMap<String, V>> {
+    (!map.is_empty()).then_some(map)
+}
+
+fn list<T>(items: Vec<T>) -> Option<Vec<T>> {
+    (!items.is_empty()).then_some(items)
+}

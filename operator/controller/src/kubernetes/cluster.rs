@@ -1,0 +1,291 @@
+//! Everything that was seen of the cluster: the reflected objects, and the wishes in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+use kube::core::DynamicObject;
+use kube::runtime::watcher::Event;
+use naru_api::{ModelDeployment, name_taken};
+use naru_plan::{DeploymentName, Desired, Moment, Observed, Reason};
+use naru_protocol::Endpoint;
+
+use super::follow::Members;
+use super::observe::{self, Nodes, Parts};
+use super::shelf::Shelf;
+use super::tenants::Tenants;
+use super::{build, labels};
+use crate::world::Changed;
+
+/// One thing that a watch told.
+pub(super) enum Seen {
+    Deployment(Event<DynamicObject>),
+    Set(Event<StatefulSet>),
+    Pod(Event<Pod>),
+    Service(Event<Service>),
+    Budget(Event<PodDisruptionBudget>),
+    Node(Event<Node>),
+    Tenant(Event<DynamicObject>),
+}
+
+/// What was seen last.
+pub(super) struct Cluster {
+    pub(super) deployments: Shelf<DynamicObject>,
+    pub(super) sets: Shelf<StatefulSet>,
+    pub(super) pods: Shelf<Pod>,
+    pub(super) services: Shelf<Service>,
+    pub(super) budgets: Shelf<PodDisruptionBudget>,
+    pub(super) tenants: Tenants,
+    nodes: Nodes,
+    listed_nodes: Option<BTreeSet<String>>,
+    has_nodes: bool,
+    wishes: BTreeMap<DeploymentName, Wish>,
+    has_new_wishes: bool,
+}
+
+/// What one object wishes, or why that has no meaning.
+#[derive(PartialEq)]
+struct Wish {
+    parsed: Result<Desired, String>,
+    owner: OwnerReference,
+    created: Moment,
+}
+
+/// Why a deployment is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Cluster {
+    pub(super) fn new() -> Self {
+        Self {
+            deployments: Shelf::new(own_name),
+            sets: Shelf::new(labels::deployment_of),
+            pods: Shelf::new(labels::deployment_of),
+            services: Shelf::new(labels::deployment_of),
+            budgets: Shelf::new(labels::deployment_of),
+            tenants: Tenants::default(),
+            nodes: Nodes::new(),
+            listed_nodes: None,
+            has_nodes: false,
+            wishes: BTreeMap::new(),
+            has_new_wishes: true,
+        }
+    }
+
+    /// Whether everything that exists has been seen once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.deployments.is_complete()
+            && self.sets.is_complete()
+            && self.pods.is_complete()
+            && self.services.is_complete()
+            && self.budgets.is_complete()
+            && self.tenants.is_complete()
+            && self.has_nodes
+    }
+
+    /// Takes what a watch told; returns the deployments it is about.
+    pub(super) fn take(&mut self, seen: Seen) -> Changed {
+        Changed::Only(match seen {
+            Seen::Deployment(event) => {
+                let names = self.deployments.take(event);
+                names.iter().for_each(|name| self.read_wish(name));
+                names
+            }
+            Seen::Set(event) => self.sets.take(event),
+            Seen::Pod(event) => self.pods.take(event),
+            Seen::Service(event) => self.services.take(event),
+            Seen::Budget(event) => self.budgets.take(event),
+            Seen::Node(event) => self.take_node(event),
+            Seen::Tenant(event) => {
+                self.tenants.take(event);
+                self.has_new_wishes |= self.tenants.take_news();
+                BTreeSet::new()
+            }
+        })
+    }
+
+    fn read_wish(&mut self, name: &DeploymentName) {
+        let object = self.deployments.get(name, name.name());
+        let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_none())
+        else {
+            // The garbage collector does the rest.
+            self.has_new_wishes |= self.wishes.remove(name).is_some();
+            return;
+        };
+        let created = object.creation_timestamp().as_ref().map_or(Moment(0), observe::moment);
+        let owner = build::owner(&object.metadata);
+        let wish = Wish { parsed: parse(object), owner, created };
+        if self.wishes.get(name) != Some(&wish) {
+            self.wishes.insert(name.clone(), wish);
+            self.has_new_wishes = true;
+        }
+    }
+
+    /// Whether wishes have changed since this was asked last.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_wishes)
+    }
+
+    fn take_node(&mut self, event: Event<Node>) -> BTreeSet<DeploymentName> {
+        let mut touched = BTreeSet::new();
+        match event {
+            Event::Init => self.listed_nodes = Some(BTreeSet::new()),
+            Event::InitApply(node) | Event::Apply(node) => {
+                let (name, state) = (node.name_any(), observe::node(&node));
+                if let Some(listed) = &mut self.listed_nodes {
+                    listed.insert(name.clone());
+                }
+                if self.nodes.insert(name.clone(), state) != Some(state) {
+                    touched.insert(name);
+                }
+            }
+            Event::InitDone => {
+                self.has_nodes = true;
+                if let Some(listed) = self.listed_nodes.take() {
+                    let gone = self.nodes.extract_if(.., |name, _| !listed.contains(name));
+                    touched.extend(gone.map(|(name, _)| name));
+                }
+            }
+            Event::Delete(node) => {
+                self.nodes.remove(&node.name_any());
+                touched.insert(node.name_any());
+            }
+        }
+        if touched.is_empty() {
+            return BTreeSet::new();
+        }
+        let on_these = |pod: &&Pod| node_name(pod).is_some_and(|node| touched.contains(node));
+        self.pods.all().filter(on_these).filter_map(labels::deployment_of).collect()
+    }
+
+    /// Every wish that can be planned, and why each of the others cannot: its object says
+    /// something without meaning, or a name that an earlier one has.
+    pub(super) fn wishes(&self) -> (Vec<Desired>, BTreeMap<DeploymentName, Refusal>) {
+        let mut by_age: Vec<_> = self.wishes.iter().collect();
+        by_age.sort_by_key(|(name, wish)| (wish.created, *name));
+        let mut taken = BTreeMap::new();
+        let (mut wishes, mut refusals) = (Vec::new(), BTreeMap::new());
+        for (name, wish) in by_age {
+            let refuse = |reason, message| Refusal { reason, message };
+            let desired = match &wish.parsed {
+                Ok(desired) => desired,
+                Err(words) => {
+                    refusals.insert(name.clone(), refuse(Reason::SpecInvalid, words.clone()));
+                    continue;
+                }
+            };
+            let served = || desired.template.names.iter();
+            let conflict = served().find_map(|served| Some((served, taken.get(served)?)));
+            if let Some((served, other)) = conflict {
+                let other: &&DeploymentName = other;
+                let words = name_taken(served.as_str(), &other.to_string());
+                refusals.insert(name.clone(), refuse(Reason::NameTaken, words));
+                continue;
+            }
+            taken.extend(served().map(|served| (served, name)));
+            wishes.push(desired.clone());
+        }
+        (wishes, refusals)
+    }
+
+    /// Whose the objects of a deployment are; `None` once it is gone.
+    pub(super) fn owner(&self, name: &DeploymentName) -> Option<&OwnerReference> {
+        self.wishes.get(name).map(|wish| &wish.owner)
+    }
+
+    /// When the deployment was created.
+    pub(super) fn created(&self, name: &DeploymentName) -> Moment {
+        self.wishes.get(name).map_or(Moment(0), |wish| wish.created)
+    }
+
+    /// The replicas of one deployment with all that is known of each.
+    pub(super) fn parts<'a>(
+        &'a self,
+        name: &DeploymentName,
+        members: &'a Members,
+        now: Moment,
+    ) -> impl Iterator<Item = Parts<'a>> + use<'a> {
+        let name = name.clone();
+        let sets = self.sets.of(&name);
+        sets.map(move |set| {
+            let pod = self.pods.get(&name, &format!("{}-0", set.name_any()));
+            let node = pod.and_then(node_name).and_then(|node| self.nodes.get(node)).copied();
+            let told = pod.and_then(|pod| members.told(&name, pod.metadata.uid.as_deref()?));
+            let owner = self.owner(&name);
+            let is_foreign = owner.is_some_and(|owner| is_owned_by_another(set, &owner.uid));
+            Parts { set, pod, node, told, is_foreign, now }
+        })
+    }
+
+    /// What runs of one deployment.
+    pub(super) fn observe(
+        &self,
+        name: &DeploymentName,
+        members: &Members,
+        now: Moment,
+    ) -> Observed {
+        let replicas = self.parts(name, members, now).filter_map(observe::replica).collect();
+        Observed { replicas, memory_free: None }
+    }
+
+    /// Where those replicas answer that serve the present names.
+    pub(super) fn endpoints(
+        &self,
+        desired: &Desired,
+        members: &Members,
+        now: Moment,
+    ) -> Vec<Endpoint> {
+        let names = build::served_names(desired);
+        self.parts(&desired.name, members, now)
+            .filter(|parts| parts.set.annotations().get(labels::SERVED_NAMES) == Some(&names))
+            .filter(|parts| observe::replica(*parts).is_some())
+            .map(observe::endpoint)
+            .collect()
+    }
+
+    /// The members that can be listened to: by the uid of their pod, `host:port` of their gRPC.
+    pub(super) fn members(&self, name: &DeploymentName) -> BTreeMap<String, String> {
+        let runs = |pod: &&Pod| {
+            let state = observe::container(pod).and_then(|container| container.state.as_ref());
+            state.is_some_and(|state| state.running.is_some())
+        };
+        let member = |pod: &Pod| {
+            let address = observe::socket(observe::pod_ip(pod)?, labels::CONTROL_PORT);
+            Some((pod.metadata.uid.clone()?, address))
+        };
+        self.pods.of(name).filter(runs).filter_map(member).collect()
+    }
+}
+
+/// Reads what an object wishes. Whatever is in it, the answer is words, never a panic.
+fn parse(object: &DynamicObject) -> Result<Desired, String> {
+    let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
+    let typed: ModelDeployment =
+        serde_json::from_value(value).map_err(|error| error.to_string())?;
+    naru_api::parse(&typed).map_err(|problems| {
+        let words: Vec<_> =
+            problems.into_iter().map(|(path, words)| format!("{path}: {words}")).collect();
+        words.join("; ")
+    })
+}
+
+fn own_name(object: &DynamicObject) -> Option<DeploymentName> {
+    DeploymentName::parse(&object.namespace()?, &object.name_any()).ok()
+}
+
+pub(super) fn node_name(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// Whether an object belongs to a model deployment of the same name that is gone.
+fn is_owned_by_another(set: &StatefulSet, uid: &str) -> bool {
+    let owners = set.metadata.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.any(|owner| owner.uid != uid)
+}

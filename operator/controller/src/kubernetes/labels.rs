@@ -1,0 +1,87 @@
+//! The words by which naru's objects in a cluster are known: labels, annotations, ports.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+use naru_plan::{DeploymentName, ReplicaId, Revision};
+
+/// Who writes the fields of the objects that make up a replica.
+pub(super) const OBJECTS_MANAGER: &str = "naru.dev/model-deployment";
+/// Who writes on a StatefulSet that its replica drains.
+pub(super) const DRAIN_MANAGER: &str = "naru.dev/drain";
+/// Who writes the status of a model deployment.
+pub(super) const STATUS_MANAGER: &str = "naru.dev/status";
+
+/// What selects everything that naru made.
+pub(super) const MANAGED: &str = "app.kubernetes.io/managed-by=naru";
+
+pub(super) const DEPLOYMENT: &str = "naru.dev/model-deployment";
+pub(super) const REPLICA: &str = "naru.dev/replica";
+pub(super) const MEMBER: &str = "naru.dev/member";
+pub(super) const REVISION: &str = "naru.dev/revision";
+
+/// When a replica was told to drain, in RFC 3339.
+pub(super) const DRAIN_SINCE: &str = "naru.dev/drain-since";
+/// The names that a replica answers to, separated by commas.
+pub(super) const SERVED_NAMES: &str = "naru.dev/served-names";
+
+/// The label by which Kubernetes says in which zone a node is.
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Where a member listens: OpenAI's API, the operator's gRPC, metrics and probes.
+pub(super) const HTTP_PORT: i32 = 8000;
+pub(super) const CONTROL_PORT: i32 = 8001;
+pub(super) const OPS_PORT: i32 = 9090;
+
+/// What every object of a deployment bears.
+pub(super) fn of_deployment(name: &DeploymentName) -> BTreeMap<String, String> {
+    let labels = [
+        ("app.kubernetes.io/name", "naru-worker"),
+        ("app.kubernetes.io/managed-by", "naru"),
+        (DEPLOYMENT, name.name()),
+    ];
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What the objects of one replica bear besides.
+pub(super) fn of_replica(
+    name: &DeploymentName,
+    id: ReplicaId,
+    revision: Revision,
+) -> BTreeMap<String, String> {
+    let mut labels = of_deployment(name);
+    labels.insert(REPLICA.to_owned(), id.to_string());
+    labels.insert(REVISION.to_owned(), revision.to_string());
+    labels
+}
+
+/// What selects member 0 of each replica; an autoscaler that counts these counts replicas.
+pub(super) fn selector(name: &DeploymentName) -> String {
+    format!("{DEPLOYMENT}={},{MEMBER}=0", name.name())
+}
+
+/// The deployment that an object was made for; `None` when its labels name none.
+pub(super) fn deployment_of<K: ResourceExt>(object: &K) -> Option<DeploymentName> {
+    let name = object.labels().get(DEPLOYMENT)?;
+    DeploymentName::parse(&object.namespace()?, name).ok()
+}
+
+/// The replica that an object was made for.
+pub(super) fn replica_of<K: ResourceExt>(object: &K) -> Option<ReplicaId> {
+    object.labels().get(REPLICA)?.parse().ok().map(ReplicaId)
+}
+
+/// The template that an object was made from.
+pub(super) fn revision_of<K: ResourceExt>(object: &K) -> Option<Revision> {
+    u64::from_str_radix(object.labels().get(REVISION)?, 16).ok().map(Revision)
+}
+
+/// The name of a replica, and of its StatefulSet.
+pub(super) fn replica_name(name: &DeploymentName, id: ReplicaId) -> String {
+    format!("{}-{id}", name.name())
+}
+
+/// The headless Service that gives members stable names.
+pub(super) fn service_name(name: &DeploymentName) -> String {
+    format!("{}-members", name.name())
+}

@@ -1,0 +1,246 @@
+//! A cluster: replicas are StatefulSets of one pod, wishes are custom resources.
+//!
+//! ```text
+//! watches ──► cluster (what was seen) ──► observe (pure) ──► plan
+//!                 ▲ wishes ──────────────────────────────────┘ │
+//!                 │                                            ▼
+//! status streams ─┘              API server ◄── apply ◄── build (pure)
+//! ```
+//!
+//! Nothing is asked of the API server but what the watches tell; it is only written to, and only
+//! what is not there already.
+
+mod acting;
+mod apply;
+mod build;
+mod cluster;
+mod connect;
+mod events;
+mod follow;
+mod labels;
+mod last_words;
+mod lead;
+mod load;
+mod metrics;
+mod observe;
+mod pages;
+mod settled;
+mod shelf;
+mod status;
+mod tenants;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kube::Client;
+use naru_api::{ScalingDecision, Wishes};
+use naru_plan::scaling::Load;
+use naru_plan::{DeploymentName, Desired, Moment, Observed};
+use naru_protocol::Endpoint;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+
+pub use self::apply::ApplyError;
+pub use self::build::WorkerImage;
+use self::cluster::{Cluster, Refusal, Seen};
+pub use self::connect::{ConnectError, connect};
+use self::events::Teller;
+use self::follow::Members;
+pub use self::lead::lead;
+pub use self::metrics::Metrics;
+pub use self::pages::pages;
+use crate::demand::{Demand, Demands};
+use crate::world::{Changed, Decision, Outcome, World};
+
+/// Decisions that are carried out at the same time.
+const DECISIONS_AT_ONCE: usize = 16;
+
+/// Decisions that have not been begun by then are made anew: what was seen meanwhile counts, and
+/// gateways are told of it however slow the API server is.
+const PASS_MAX: Duration = Duration::from_secs(3);
+
+/// What the cluster world runs on.
+#[derive(Clone)]
+pub struct KubernetesConfig {
+    /// How the API server is reached.
+    pub client: Client,
+    /// What workers are made from.
+    pub worker: WorkerImage,
+    /// The name of this operator's pod, for events.
+    pub instance: Option<String>,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// What gateways wait for.
+    pub demands: Demands,
+}
+
+/// The world of a cluster.
+pub struct Kubernetes {
+    config: KubernetesConfig,
+    cluster: Cluster,
+    members: Members,
+    teller: Teller,
+    wishes: channel::Sender<Arc<Wishes>>,
+    refusals: BTreeMap<DeploymentName, Refusal>,
+    /// Refused deployments whose status may not say so yet.
+    unreported: BTreeSet<DeploymentName>,
+    /// When a request to a deployment was last heard of.
+    last_asked: BTreeMap<DeploymentName, Moment>,
+    /// The demand that was seen last.
+    demand: Arc<Demand>,
+    seen: mpsc::Receiver<Seen>,
+    _watches: JoinSet<()>,
+}
+
+impl Kubernetes {
+    /// Watches the cluster; returns once everything that exists has been seen, so that nothing
+    /// is taken for missing that is there. The wishes are sent through `wishes` from now on.
+    pub async fn start(config: KubernetesConfig, wishes: channel::Sender<Arc<Wishes>>) -> Self {
+        let (watches, seen) = watch::all(&config.client);
+        let teller = Teller::new(config.client.clone(), config.instance.clone());
+        let mut world = Self {
+            config,
+            cluster: Cluster::new(),
+            members: Members::new(),
+            teller,
+            wishes,
+            refusals: BTreeMap::new(),
+            unreported: BTreeSet::new(),
+            last_asked: BTreeMap::new(),
+            demand: Arc::default(),
+            seen,
+            _watches: watches,
+        };
+        let mut changed = Changed::nothing();
+        while !world.cluster.is_complete() {
+            let Some(seen) = world.seen.recv().await else { break };
+            changed = changed.and(world.cluster.take(seen));
+        }
+        world.refresh(&changed);
+        world.take_demand();
+        world
+    }
+
+    /// Follows what the events about these deployments mean: whom to listen to, what is wished.
+    fn refresh(&mut self, changed: &Changed) {
+        let Changed::Only(names) = changed else { return };
+        for name in names {
+            let members = self.cluster.members(name);
+            self.members.listen(name, &members);
+        }
+        if self.cluster.take_news() {
+            self.take_wishes();
+        }
+        let refused = names.iter().filter(|name| self.refusals.contains_key(*name));
+        self.unreported.extend(refused.cloned());
+    }
+
+    /// Takes what gateways wait for; returns for whom that changed.
+    fn take_demand(&mut self) -> Changed {
+        let demand = Arc::clone(&self.config.demands.borrow_and_update());
+        let before = std::mem::replace(&mut self.demand, demand);
+        let now = self.now();
+        self.last_asked.extend(self.demand.keys().map(|name| (name.clone(), now)));
+        let names = before.keys().chain(self.demand.keys());
+        let is_other = |name: &&DeploymentName| before.get(*name) != self.demand.get(*name);
+        Changed::Only(names.filter(is_other).cloned().collect())
+    }
+
+    fn take_wishes(&mut self) {
+        let (wishes, refusals) = self.cluster.wishes();
+        self.config.metrics.wished(wishes.len());
+        let is_new = |(name, refusal): &(&DeploymentName, &Refusal)| {
+            self.refusals.get(*name) != Some(refusal)
+        };
+        let new = refusals.iter().filter(is_new).map(|(name, _)| name.clone());
+        self.unreported.extend(new);
+        self.refusals = refusals;
+        let scaled = wishes.iter().filter(|wish| wish.scaling.is_some());
+        self.members.watch_load(scaled.map(|wish| wish.name.clone()).collect());
+        let is_wished = |name: &DeploymentName| wishes.iter().any(|wish| wish.name == *name);
+        self.last_asked.retain(|name, _| is_wished(name));
+        let tenants = self.cluster.tenants.all();
+        self.wishes.send_if_modified(|old| {
+            let is_news = old.deployments != wishes || old.tenants != tenants;
+            if is_news {
+                let deployments = wishes;
+                *old = Arc::new(Wishes { deployments, tenants, ..Wishes::default() });
+            }
+            is_news
+        });
+    }
+}
+
+impl World for Kubernetes {
+    type Error = ApplyError;
+
+    fn now(&self) -> Moment {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// None: what a deleted deployment owned, the cluster's garbage collector clears away.
+    fn deployments(&self) -> Vec<Desired> {
+        Vec::new()
+    }
+
+    fn observe(&self, name: &DeploymentName) -> Observed {
+        self.cluster.observe(name, &self.members, self.now())
+    }
+
+    async fn apply(&mut self, decisions: Vec<Decision>) -> Vec<Outcome<ApplyError>> {
+        decisions.iter().for_each(|decision| self.order_drains(&decision.desired));
+        self.config.metrics.depth(decisions.len());
+        let mut outcomes = Vec::new();
+        for (outcome, written) in self.carry_out_all(&decisions).await {
+            outcomes.push(outcome);
+            // Known at once: the watches tell it later.
+            written.into_iter().for_each(|written| drop(self.cluster.take(written)));
+        }
+        self.config.metrics.depth(0);
+        self.report_refusals().await;
+        outcomes
+    }
+
+    fn load(&self, desired: &Desired) -> Option<Load> {
+        let name = &desired.name;
+        let parts = self.cluster.parts(name, &self.members, self.now());
+        let waiting = self.demand.get(name).copied().unwrap_or(0);
+        Some(load::load(desired, parts, waiting, self.last_asked.get(name).copied()))
+    }
+
+    fn scaling_history(&self, name: &DeploymentName) -> Vec<ScalingDecision> {
+        self.live_status(name).scaling
+    }
+
+    fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {
+        self.cluster.endpoints(desired, &self.members, self.now())
+    }
+
+    fn created_unix_seconds(&self, name: &DeploymentName) -> u64 {
+        self.cluster.created(name).0 / 1000
+    }
+
+    async fn changed(&mut self) -> Changed {
+        let mut changed = tokio::select! {
+            seen = self.seen.recv() => match seen {
+                Some(seen) => self.cluster.take(seen),
+                None => std::future::pending().await,
+            },
+            names = self.members.changed() => {
+                let now = self.now();
+                let asked = self.members.take_asked();
+                self.last_asked.extend(asked.into_iter().map(|name| (name, now)));
+                return Changed::Only(names);
+            }
+            Ok(()) = self.config.demands.changed() => return self.take_demand(),
+        };
+        while let Ok(seen) = self.seen.try_recv() {
+            changed = changed.and(self.cluster.take(seen));
+        }
+        self.refresh(&changed);
+        changed
+    }
+}

@@ -1,0 +1,343 @@
+//! From what was seen of a replica's objects to what the planner decides on. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, Node, Pod, PodCondition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use naru_plan::{Bytes, Failures, Moment, PendingReason, Phase, Replica, WorkerFailure};
+use naru_protocol::Endpoint;
+use naru_protocol::worker::v1::{State, StatusReport};
+
+use super::build::CONTAINER;
+use super::labels::{self, DRAIN_SINCE, HTTP_PORT};
+use super::last_words;
+
+/// A node that has not been Ready for this long beyond the cluster's own patience is lost.
+const LOST_AFTER_MS: u64 = 20_000;
+/// A pod on a node that nobody knows is not believed to be new any more after this.
+const UNKNOWN_NODE_AFTER_MS: u64 = 60_000;
+
+/// What counts of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NodeState {
+    /// Its kubelet reports, and reports that all is well.
+    pub(super) is_ready: bool,
+    /// Since when.
+    pub(super) since: Moment,
+    /// It takes no new pods: somebody is clearing it.
+    pub(super) is_cordoned: bool,
+}
+
+/// What a member itself told, over its own stream.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told {
+    /// The last report.
+    pub(super) report: StatusReport,
+    /// Whether the stream still stands.
+    pub(super) is_live: bool,
+    /// Whether it has ever said that it is ready.
+    pub(super) has_served: bool,
+}
+
+/// The objects of one replica, and what its member told.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) set: &'a StatefulSet,
+    pub(super) pod: Option<&'a Pod>,
+    /// The node the pod is on; `None`: it is on none, or on one that does not exist.
+    pub(super) node: Option<NodeState>,
+    pub(super) told: Option<&'a Told>,
+    /// It was made for an earlier deployment of the same name, and goes.
+    pub(super) is_foreign: bool,
+    pub(super) now: Moment,
+}
+
+/// The state of a node.
+pub(super) fn node(node: &Node) -> NodeState {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    NodeState {
+        is_ready: ready.is_some_and(|condition| condition.status == "True"),
+        since: ready.and_then(|c| c.last_transition_time.as_ref()).map_or(Moment(0), moment),
+        is_cordoned: node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)),
+    }
+}
+
+/// A replica as the planner sees it; `None` when the object is not one of ours.
+pub(super) fn replica(parts: Parts<'_>) -> Option<Replica> {
+    let id = labels::replica_of(parts.set)?;
+    let revision = labels::revision_of(parts.set)?;
+    let container = parts.pod.and_then(container);
+    let phase = parts.phase();
+    let restarts = container.map_or(0, |container| container.restart_count);
+    Some(Replica {
+        id,
+        revision,
+        has_served: phase == Phase::Ready
+            || container.is_some_and(|container| container.started == Some(true))
+            || parts.told.is_some_and(|told| told.has_served),
+        phase,
+        drain_since: parts.drain_since(),
+        failures: Failures(u32::try_from(restarts).unwrap_or(0)),
+        displaced: parts.is_displaced(),
+    })
+}
+
+/// Where a replica answers; without an address it is not ready.
+pub(super) fn endpoint(parts: Parts<'_>) -> Endpoint {
+    let ip = parts.pod.and_then(pod_ip);
+    let is_leaving = parts.drain_since().is_some() || parts.is_terminating();
+    Endpoint {
+        replica: parts.set.name_any(),
+        address: ip.map(|ip| socket(ip, HTTP_PORT)).unwrap_or_default(),
+        ready: ip.is_some() && parts.phase() == Phase::Ready,
+        draining: is_leaving,
+    }
+}
+
+/// Whether a replica drains, and has a worker that can be told so.
+pub(super) fn is_draining(parts: Parts<'_>) -> bool {
+    parts.drain_since().is_some() && parts.pod.is_some()
+}
+
+/// `host:port`; an IPv6 address is set in brackets.
+pub(super) fn socket(ip: &str, port: i32) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
+/// The address of a pod that has one.
+pub(super) fn pod_ip(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.pod_ip.as_deref().filter(|ip| !ip.is_empty())
+}
+
+impl Parts<'_> {
+    /// When the replica was told to drain. One that is being deleted drains for the last time.
+    fn drain_since(&self) -> Option<Moment> {
+        let noted = self.set.annotations().get(DRAIN_SINCE);
+        let noted = noted.and_then(|text| text.parse::<Timestamp>().ok()).map(from_timestamp);
+        let deleted = self.set.metadata.deletion_timestamp.as_ref().map(moment);
+        noted.or(deleted).or(self.is_foreign.then_some(Moment(0)))
+    }
+
+    fn is_terminating(&self) -> bool {
+        self.pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some())
+    }
+
+    fn is_live(&self) -> bool {
+        self.told.is_some_and(|told| told.is_live)
+    }
+
+    /// From when on the pod's node counts as gone for good; `None` while it is there.
+    fn lost_at(&self) -> Option<Moment> {
+        let name = self.pod?.spec.as_ref()?.node_name.as_ref()?;
+        if name.is_empty() || self.is_live() {
+            return None;
+        }
+        let (since, patience) = match self.node {
+            Some(node) if node.is_ready => return None,
+            Some(node) => (node.since, LOST_AFTER_MS),
+            None => {
+                (moment(self.pod?.metadata.creation_timestamp.as_ref()?), UNKNOWN_NODE_AFTER_MS)
+            }
+        };
+        Some(Moment(since.0 + patience))
+    }
+
+    /// Whether the node is lost for good, so that its pod will never be seen to end.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost_at().is_some_and(|lost| lost <= self.now)
+    }
+
+    /// Another replica has to take over: the node is being cleared, the pod is on its way out, or
+    /// its kubelet is gone while the worker still answers.
+    fn is_displaced(&self) -> bool {
+        let leaving =
+            self.node.is_some_and(|node| node.is_cordoned || (!node.is_ready && self.is_live()));
+        leaving || self.is_terminating()
+    }
+
+    fn phase(&self) -> Phase {
+        if self.is_foreign {
+            let failure = WorkerFailure::Ended("its model deployment is gone".to_owned());
+            return Phase::Stopped { at: self.now, failure };
+        }
+        let Some(pod) = self.pod else { return self.without_pod() };
+        if let Some(at) = self.lost_at() {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+            let words = format!("node {} does not answer", node.unwrap_or_default());
+            return Phase::Stopped { at, failure: WorkerFailure::NodeLost(words) };
+        }
+        let container = container(pod);
+        if let (Some(since), Some(container)) = (self.drain_since(), container) {
+            let ended = [&container.state, &container.last_state].into_iter().flatten();
+            let ended = ended.filter_map(|state| state.terminated.as_ref());
+            let mut after = ended.filter(|ended| finished(ended).0 + 999 >= since.0);
+            if let Some(ended) = after.next() {
+                return Phase::Stopped { at: finished(ended), failure: failure(ended, None) };
+            }
+        }
+        if let Some(deleted) = &pod.metadata.deletion_timestamp {
+            return Phase::Silent { since: moment(deleted) };
+        }
+        match container {
+            Some(container) => self.of_container(pod, container),
+            None => Phase::Pending { why: unscheduled(pod) },
+        }
+    }
+
+    /// No pod: the StatefulSet is about to make it, or has none left.
+    fn without_pod(&self) -> Phase {
+        match self.drain_since() {
+            Some(at) => {
+                let failure = WorkerFailure::Ended("its pod is gone".to_owned());
+                Phase::Stopped { at, failure }
+            }
+            None => Phase::Pending { why: PendingReason::Placing },
+        }
+    }
+
+    fn of_container(&self, pod: &Pod, container: &ContainerStatus) -> Phase {
+        let state = container.state.as_ref();
+        let last = container.last_state.as_ref();
+        if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
+            return Phase::Stopped { at: finished(ended), failure: failure(ended, self.told) };
+        }
+        if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
+            let words = waiting.message.clone().unwrap_or_default();
+            let reason = waiting.reason.as_deref().unwrap_or_default();
+            let ended = last.and_then(|last| last.terminated.as_ref());
+            return match (reason, ended) {
+                ("CrashLoopBackOff", Some(ended)) => {
+                    Phase::Stopped { at: finished(ended), failure: failure(ended, self.told) }
+                }
+                _ => Phase::Pending { why: waiting_for(reason, words, &container.image) },
+            };
+        }
+        let is_ready = is_true(pod, "Ready");
+        match self.told.filter(|told| told.is_live) {
+            Some(told) => self.reported(&told.report, is_ready, last),
+            // Without its own word the kubelet's is taken.
+            None if is_ready => Phase::Ready,
+            None => Phase::Pending { why: PendingReason::Placing },
+        }
+    }
+
+    fn reported(
+        &self,
+        report: &StatusReport,
+        is_ready: bool,
+        last: Option<&ContainerState>,
+    ) -> Phase {
+        match report.state() {
+            State::Fetching => {
+                let fetch = report.fetch.unwrap_or_default();
+                let total = (fetch.bytes_total > 0).then_some(Bytes(fetch.bytes_total));
+                Phase::Fetching { done: Bytes(fetch.bytes_done), total }
+            }
+            State::Loading => Phase::Loading,
+            State::Ready => Phase::Ready,
+            State::Failed => {
+                let failure = WorkerFailure::Weights(report.reason.clone());
+                let before = last.and_then(|last| last.terminated.as_ref()).map(finished);
+                Phase::Stopped { at: before.unwrap_or(self.now), failure }
+            }
+            // Somebody else told it to drain: it goes, and is started again.
+            State::Draining => Phase::Pending { why: PendingReason::Placing },
+            State::Unspecified if is_ready => Phase::Ready,
+            State::Unspecified => Phase::Pending { why: PendingReason::Placing },
+        }
+    }
+}
+
+/// The status of the worker's container, once there is one.
+pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == CONTAINER)
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn is_true(pod: &Pod, kind: &str) -> bool {
+    condition(pod, kind).is_some_and(|condition| condition.status == "True")
+}
+
+/// Why a pod without containers has none.
+fn unscheduled(pod: &Pod) -> PendingReason {
+    match condition(pod, "PodScheduled") {
+        Some(scheduled) if scheduled.status == "False" => {
+            PendingReason::Unschedulable(scheduled.message.clone().unwrap_or_default())
+        }
+        _ => PendingReason::Placing,
+    }
+}
+
+/// What a container waits for, in the kubelet's words.
+fn waiting_for(reason: &str, message: String, image: &str) -> PendingReason {
+    match reason {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "RegistryUnavailable"
+        | "ImageInspectError"
+        | "SignatureValidationFailed" => {
+            let words = if message.is_empty() { reason.to_owned() } else { message };
+            PendingReason::ImageMissing(format!("image {image}: {words}"))
+        }
+        "CreateContainerConfigError" => PendingReason::MountMissing(message),
+        "CreateContainerError" | "RunContainerError" => PendingReason::Refused(message),
+        _ => PendingReason::Placing,
+    }
+}
+
+/// Why a container ended: its own last words, when it had any.
+fn failure(ended: &ContainerStateTerminated, told: Option<&Told>) -> WorkerFailure {
+    let code = ended.exit_code;
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        let words = "the worker used more memory than resources.limits.memory allows";
+        return WorkerFailure::OutOfMemory(words.to_owned());
+    }
+    let logged = ended.message.as_deref().and_then(last_words::of);
+    let has_served = told.is_some_and(|told| told.has_served);
+    match (code, logged) {
+        (2, Some(words)) => WorkerFailure::Config(words),
+        (2, None) => WorkerFailure::Config("the worker refused its arguments".to_owned()),
+        (1, Some(words)) if !has_served => WorkerFailure::Weights(words),
+        (code, Some(words)) => WorkerFailure::Ended(format!("{words} (exit code {code})")),
+        (code, None) => WorkerFailure::Ended(format!("the worker ended with exit code {code}")),
+    }
+}
+
+fn finished(ended: &ContainerStateTerminated) -> Moment {
+    ended.finished_at.as_ref().map_or(Moment(0), moment)
+}
+
+/// A time of the cluster as the planner counts it.
+pub(super) fn moment(time: &Time) -> Moment {
+    from_timestamp(time.0)
+}
+
+fn from_timestamp(timestamp: Timestamp) -> Moment {
+    Moment(u64::try_from(timestamp.as_millisecond()).unwrap_or(0))
+}
+
+/// A time of the planner as the cluster writes it.
+pub(super) fn time(moment: Moment) -> Timestamp {
+    let millis = i64::try_from(moment.0).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+}
+
+/// Nodes by name.
+pub(super) type Nodes = BTreeMap<String, NodeState>;
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

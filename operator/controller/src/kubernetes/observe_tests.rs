@@ -1,0 +1,258 @@
+use naru_plan::ReplicaId;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: Moment = Moment(1_780_000_100_000);
+
+/// So many seconds before now, as the cluster writes it.
+fn ago(seconds: u64) -> String {
+    time(Moment(NOW.0 - seconds * 1000)).to_string()
+}
+
+fn set(metadata: Value) -> StatefulSet {
+    let mut metadata = metadata;
+    metadata["name"] = "solar-3".into();
+    metadata["namespace"] = "serving".into();
+    metadata["labels"] = json!({
+        "naru.dev/model-deployment": "solar",
+        "naru.dev/replica": "3",
+        "naru.dev/revision": "00000000000000ff",
+    });
+    serde_json::from_value(json!({"metadata": metadata})).unwrap()
+}
+
+/// A pod of which `status` is told, on node1.
+fn pod(status: Value) -> Pod {
+    let metadata = json!({"name": "solar-3-0", "uid": "u", "creationTimestamp": ago(600)});
+    let spec = json!({"nodeName": "node1", "containers": []});
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+}
+
+/// A pod whose container is in `state`, after `last`, and started so often.
+fn pod_with(state: Value, last: Value, restarts: u32, is_ready: bool) -> Pod {
+    let truth = if is_ready { "True" } else { "False" };
+    pod(json!({
+        "podIP": "10.0.0.7",
+        "conditions": [{"type": "Ready", "status": truth}],
+        "containerStatuses": [{
+            "name": "worker", "image": "naru/worker:9", "imageID": "", "ready": is_ready,
+            "started": is_ready, "restartCount": restarts, "state": state, "lastState": last,
+        }],
+    }))
+}
+
+fn running() -> Value {
+    json!({"running": {"startedAt": ago(60)}})
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    json!({"waiting": {"reason": reason, "message": message}})
+}
+
+fn ended(code: i32, reason: &str, seconds_ago: u64, message: &str) -> Value {
+    let at = ago(seconds_ago);
+    json!({"terminated": {
+        "exitCode": code, "reason": reason, "finishedAt": at, "message": message,
+    }})
+}
+
+fn good_node() -> NodeState {
+    NodeState { is_ready: true, since: Moment(0), is_cordoned: false }
+}
+
+fn told(state: State) -> Told {
+    let report = StatusReport { state: state.into(), ..StatusReport::default() };
+    Told { report, is_live: true, has_served: state == State::Ready }
+}
+
+/// What a replica comes to, in few words: phase, and d draining, s has served, m must move.
+fn words(replica: &Replica) -> String {
+    let phase = match &replica.phase {
+        Phase::Pending { why } => format!("pending: {why}"),
+        Phase::Silent { .. } => "silent".to_owned(),
+        Phase::Fetching { .. } => "fetching".to_owned(),
+        Phase::Loading => "loading".to_owned(),
+        Phase::Ready => "ready".to_owned(),
+        Phase::Stopped { failure, .. } => format!("stopped: {failure}"),
+    };
+    let mut words = phase;
+    let flags = [
+        (replica.drain_since.is_some(), " d"),
+        (replica.has_served, " s"),
+        (replica.displaced, " m"),
+    ];
+    flags.iter().filter(|(holds, _)| *holds).for_each(|(_, flag)| words.push_str(flag));
+    words
+}
+
+struct Case {
+    set: StatefulSet,
+    pod: Option<Pod>,
+    node: Option<NodeState>,
+    told: Option<Told>,
+    is_foreign: bool,
+}
+
+fn case(pod: Option<Pod>) -> Case {
+    Case { set: set(json!({})), pod, node: Some(good_node()), told: None, is_foreign: false }
+}
+
+impl Case {
+    fn parts(&self) -> Parts<'_> {
+        let Self { set, pod, node, told, is_foreign } = self;
+        let (pod, told) = (pod.as_ref(), told.as_ref());
+        Parts { set, pod, node: *node, told, is_foreign: *is_foreign, now: NOW }
+    }
+}
+
+#[track_caller]
+fn check(fact: &str, case: &Case, expected: &str) {
+    let replica = replica(case.parts()).expect("it is one of ours");
+    assert_eq!((replica.id, replica.revision.0), (ReplicaId(3), 255));
+    assert_eq!(words(&replica), expected, "{fact}");
+}
+
+#[test]
+fn pods_that_do_not_run_yet() {
+    check("no pod yet", &case(None), "pending: it is about to be placed");
+    let unscheduled = json!({"conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/2 nodes are available: 2 Insufficient memory.",
+    }]});
+    check(
+        "no room",
+        &case(Some(pod(unscheduled))),
+        "pending: 0/2 nodes are available: 2 Insufficient memory.",
+    );
+    let of = |state| case(Some(pod_with(state, json!({}), 0, false)));
+    check(
+        "an image that does not exist",
+        &of(waiting("ImagePullBackOff", "not found")),
+        "pending: image naru/worker:9: not found",
+    );
+    check(
+        "an image that must be there already",
+        &of(waiting("ErrImageNeverPull", "")),
+        "pending: image naru/worker:9: ErrImageNeverPull",
+    );
+    check(
+        "a secret that does not exist",
+        &of(waiting("CreateContainerConfigError", "secret \"hf\" not found")),
+        "pending: secret \"hf\" not found",
+    );
+    check("a start", &of(waiting("ContainerCreating", "")), "pending: it is about to be placed");
+}
+
+#[test]
+fn pods_that_run() {
+    let of =
+        |is_ready, told| Case { told, ..case(Some(pod_with(running(), json!({}), 0, is_ready))) };
+    check("not heard of", &of(false, None), "pending: it is about to be placed");
+    check("fetching", &of(false, Some(told(State::Fetching))), "fetching");
+    check("loading", &of(false, Some(told(State::Loading))), "loading");
+    check("ready, sooner than the kubelet knows", &of(false, Some(told(State::Ready))), "ready s");
+    check("ready, though only the kubelet hears it", &of(true, None), "ready s");
+    let broken = Told { is_live: false, ..told(State::Loading) };
+    check("a broken stream is not believed", &of(true, Some(broken)), "ready s");
+    check(
+        "its own word counts more than an old probe",
+        &of(true, Some(told(State::Loading))),
+        "loading s",
+    );
+}
+
+#[test]
+fn workers_that_end() {
+    let of = |state, last| case(Some(pod_with(state, last, 4, false)));
+    let back_off = || waiting("CrashLoopBackOff", "back-off 5m0s");
+    let log = r#"{"level":"ERROR","message":"no such file: /m.gguf"}"#;
+    check(
+        "weights that do not exist",
+        &of(back_off(), ended(1, "Error", 9, log)),
+        "stopped: no such file: /m.gguf",
+    );
+    check(
+        "arguments that are refused",
+        &of(ended(2, "Error", 0, log), json!({})),
+        "stopped: no such file: /m.gguf",
+    );
+    check(
+        "too much memory",
+        &of(back_off(), ended(137, "OOMKilled", 9, "")),
+        "stopped: the worker used more memory than resources.limits.memory allows",
+    );
+    check(
+        "killed",
+        &of(back_off(), ended(137, "Error", 9, "")),
+        "stopped: the worker ended with exit code 137",
+    );
+    let again = of(running(), ended(137, "Error", 9, ""));
+    check("and started again", &again, "pending: it is about to be placed");
+    assert_eq!(replica(again.parts()).unwrap().failures, Failures(4));
+}
+
+#[test]
+fn drains() {
+    let draining = |pod| Case {
+        set: set(json!({"annotations": {"naru.dev/drain-since": ago(10)}})),
+        ..case(pod)
+    };
+    let ready = pod_with(running(), json!({}), 0, true);
+    check("it still answers", &draining(Some(ready.clone())), "ready d s");
+    let done = pod_with(running(), ended(0, "Completed", 2, ""), 1, false);
+    check(
+        "it ended, and was started again",
+        &draining(Some(done)),
+        "stopped: the worker ended with exit code 0 d",
+    );
+    let crashed = pod_with(running(), ended(1, "Error", 60, ""), 1, true);
+    check("it ended before that", &draining(Some(crashed)), "ready d s");
+    check("its pod is gone", &draining(None), "stopped: its pod is gone d");
+    let deleted =
+        Case { set: set(json!({"deletionTimestamp": ago(1)})), ..case(Some(ready.clone())) };
+    check("a StatefulSet that is being deleted", &deleted, "ready d s");
+    let foreign = Case { is_foreign: true, ..case(Some(ready)) };
+    check("one of an earlier deployment", &foreign, "stopped: its model deployment is gone d s");
+}
+
+#[test]
+fn nodes() {
+    let ready = || Some(pod_with(running(), json!({}), 0, true));
+    let gone = |seconds: u64| {
+        Some(NodeState {
+            is_ready: false,
+            since: Moment(NOW.0 - seconds * 1000),
+            is_cordoned: false,
+        })
+    };
+    let on = |node| Case { node, ..case(ready()) };
+    let cordoned = NodeState { is_cordoned: true, ..good_node() };
+    check("a node that is cleared", &on(Some(cordoned)), "ready s m");
+    let lost = "stopped: node node1 does not answer s";
+    check("a node that is silent", &on(gone(19)), lost);
+    assert!(!on(gone(19)).parts().is_lost(), "it may come back");
+    assert!(on(gone(20)).parts().is_lost(), "it will not");
+    let at = |case: &Case| match replica(case.parts()).unwrap().phase {
+        Phase::Stopped { at, .. } => at,
+        phase => unreachable!("{phase:?}"),
+    };
+    assert_eq!(at(&on(gone(19))), Moment(NOW.0 + 1000), "when it is started elsewhere");
+    check("a node that does not exist", &on(None), "stopped: node node1 does not answer s");
+    let heard = Case { told: Some(told(State::Ready)), ..on(gone(99)) };
+    check("a node of which only the kubelet is lost", &heard, "ready s m");
+    let mut going = pod_with(running(), json!({}), 0, true);
+    going.metadata.deletion_timestamp = Some(Time(time(NOW)));
+    check("a pod that somebody deletes", &case(Some(going)), "silent s m");
+}
+
+#[test]
+fn endpoints() {
+    let ready = case(Some(pod_with(running(), json!({}), 0, true)));
+    let Endpoint { replica, address, ready: is_ready, draining } = endpoint(ready.parts());
+    assert_eq!((replica.as_str(), address.as_str()), ("solar-3", "10.0.0.7:8000"));
+    assert!(is_ready && !draining);
+    let nowhere = endpoint(case(None).parts());
+    assert!(!nowhere.ready && nowhere.address.is_empty(), "without a pod there is no address");
+    assert_eq!(socket("fd00::1", 8000), "[fd00::1]:8000");
+}

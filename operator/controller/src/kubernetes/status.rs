@@ -1,0 +1,192 @@
+//! The status of a model deployment, from what was seen and what the plan says. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use naru_api::{ModelDeploymentStatus, ScalingDecision};
+use naru_plan::{ConditionKind, DeploymentName, Moment, Observed, Phase, Truth};
+
+use super::cluster::Refusal;
+use super::{labels, observe};
+
+/// What a status is made of.
+pub(super) struct Report<'a> {
+    pub(super) name: &'a DeploymentName,
+    pub(super) generation: Option<i64>,
+    pub(super) conditions: &'a [naru_plan::Condition],
+    pub(super) observed: &'a Observed,
+    pub(super) scaling: &'a [ScalingDecision],
+    /// The status that stands there: times of what did not change are kept.
+    pub(super) live: &'a ModelDeploymentStatus,
+}
+
+/// The whole status.
+pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
+    let replicas = &report.observed.replicas;
+    let answers = |phase: &Phase| matches!(phase, Phase::Ready);
+    let ready = replicas.iter().filter(|r| answers(&r.phase) && r.drain_since.is_none());
+    let conditions = report.conditions.iter().map(|condition| {
+        let kind = format!("{:?}", condition.kind);
+        let reason = format!("{:?}", condition.reason);
+        let facts = Facts { kind, truth: condition.truth, reason, message: &condition.message };
+        facts.condition(report.generation, report.live, condition.since)
+    });
+    ModelDeploymentStatus {
+        observed_generation: report.generation,
+        replicas: count(replicas.len()),
+        ready_replicas: count(ready.count()),
+        selector: labels::selector(report.name),
+        scaling: report.scaling.to_vec(),
+        conditions: conditions.collect(),
+    }
+}
+
+/// The status of a deployment that is not served: why, and nothing that was true before.
+pub(super) fn refused(
+    refusal: &Refusal,
+    report: &Report<'_>,
+    now: Moment,
+) -> ModelDeploymentStatus {
+    let conditions = [ConditionKind::Ready, ConditionKind::WorkersReady].map(|kind| {
+        let (kind, reason) = (format!("{kind:?}"), format!("{:?}", refusal.reason));
+        let facts = Facts { kind, truth: Truth::False, reason, message: &refusal.message };
+        facts.condition(report.generation, report.live, now)
+    });
+    ModelDeploymentStatus { conditions: conditions.into(), ..status(report) }
+}
+
+struct Facts<'a> {
+    kind: String,
+    truth: Truth,
+    reason: String,
+    message: &'a str,
+}
+
+impl Facts<'_> {
+    /// As it is written; the time moves only when the truth flips.
+    fn condition(
+        self,
+        generation: Option<i64>,
+        live: &ModelDeploymentStatus,
+        since: Moment,
+    ) -> Condition {
+        let truth = format!("{:?}", self.truth);
+        let before = live.conditions.iter().find(|before| before.type_ == self.kind);
+        let same = before.filter(|before| before.status == truth);
+        // Whole seconds: that is all that is kept of it.
+        let seconds = Moment(since.0 / 1000 * 1000);
+        let time = same.map_or_else(
+            || Time(observe::time(seconds)),
+            |before| before.last_transition_time.clone(),
+        );
+        Condition {
+            type_: self.kind,
+            status: truth,
+            reason: self.reason,
+            message: self.message.to_owned(),
+            observed_generation: generation,
+            last_transition_time: time,
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use naru_plan::{Failures, PendingReason, Reason, Replica, ReplicaId, Revision};
+
+    use super::*;
+
+    fn replica(phase: Phase, drains: bool) -> Replica {
+        Replica {
+            id: ReplicaId(0),
+            revision: Revision(1),
+            phase,
+            drain_since: drains.then_some(Moment(1)),
+            has_served: true,
+            failures: Failures(0),
+            displaced: false,
+        }
+    }
+
+    fn ready(truth: Truth, since: u64) -> naru_plan::Condition {
+        let (kind, reason) = (ConditionKind::Ready, Reason::Serving);
+        naru_plan::Condition { kind, truth, reason, message: "m".into(), since: Moment(since) }
+    }
+
+    #[track_caller]
+    fn of(
+        conditions: &[naru_plan::Condition],
+        observed: &Observed,
+        live: &ModelDeploymentStatus,
+    ) -> ModelDeploymentStatus {
+        let name = DeploymentName::parse("serving", "solar").unwrap();
+        status(&Report {
+            name: &name,
+            generation: Some(4),
+            conditions,
+            observed,
+            scaling: &[],
+            live,
+        })
+    }
+
+    #[test]
+    fn counts() {
+        let observed = Observed {
+            replicas: vec![
+                replica(Phase::Ready, false),
+                replica(Phase::Ready, true),
+                replica(Phase::Pending { why: PendingReason::Placing }, false),
+            ],
+            memory_free: None,
+        };
+        let status = of(&[], &observed, &ModelDeploymentStatus::default());
+        assert_eq!((status.replicas, status.ready_replicas), (3, 1), "one drains, one comes");
+        assert_eq!(status.selector, "naru.dev/model-deployment=solar,naru.dev/member=0");
+        assert_eq!(status.observed_generation, Some(4));
+    }
+
+    #[test]
+    fn times() {
+        let nothing = Observed::default();
+        let of =
+            |truth, since, live: &ModelDeploymentStatus| of(&[ready(truth, since)], &nothing, live);
+        let first = of(Truth::False, 5_500, &ModelDeploymentStatus::default());
+        let time = |status: &ModelDeploymentStatus| {
+            observe::moment(&status.conditions[0].last_transition_time)
+        };
+        assert_eq!(time(&first), Moment(5_000), "whole seconds");
+        let later = of(Truth::False, 9_000, &first);
+        assert_eq!(later, first, "the same again is the same, to the last field");
+        assert_eq!(time(&of(Truth::True, 9_000, &first)), Moment(9_000), "a flip has its time");
+        let text = serde_json::to_value(&first).unwrap();
+        let back: ModelDeploymentStatus = serde_json::from_value(text).unwrap();
+        assert_eq!(of(Truth::False, 9_000, &back), back, "also as the API server gives it back");
+    }
+
+    #[test]
+    fn refusals() {
+        let name = DeploymentName::parse("serving", "solar").unwrap();
+        let (observed, live) = (Observed::default(), ModelDeploymentStatus::default());
+        let (generation, conditions) = (Some(4), &[]);
+        let report = Report {
+            name: &name,
+            generation,
+            conditions,
+            observed: &observed,
+            scaling: &[],
+            live: &live,
+        };
+        let refusal = Refusal { reason: Reason::NameTaken, message: "taken".into() };
+        let status = refused(&refusal, &report, Moment(1_000));
+        let said: Vec<_> = status
+            .conditions
+            .iter()
+            .map(|c| format!("{} {} {} {}", c.type_, c.status, c.reason, c.message))
+            .collect();
+        let expected = ["Ready False NameTaken taken", "WorkersReady False NameTaken taken"];
+        assert_eq!(said, expected);
+    }
+}
