@@ -129,17 +129,21 @@ impl Kubernetes {
             }
             Action::Remove(id) => {
                 let Some(parts) = self.parts(name, id) else { return Ok(Act::Nothing) };
-                let forgot = self.forget_lost(name, parts).await?;
-                if parts.set.metadata.deletion_timestamp.is_some() {
-                    return Ok(forgot);
+                let is_new = parts.set.metadata.deletion_timestamp.is_none();
+                if is_new {
+                    tracing::info!(deployment, ?action, "acting");
+                    apply::delete(client, parts.set).await?;
                 }
-                tracing::info!(deployment, ?action, "acting");
-                apply::delete(client, parts.set).await.map(|()| Act::Done)
+                // What goes anyway need not be waited for on a node that does not answer.
+                if parts.is_unreachable() {
+                    self.forget(name, parts).await?;
+                }
+                Ok(if is_new { Act::Done } else { Act::Nothing })
             }
             // What ends on a node that is there, the kubelet starts again.
             Action::Restart(id) => match self.parts(name, id) {
-                Some(parts) => self.forget_lost(name, parts).await,
-                None => Ok(Act::Nothing),
+                Some(parts) if parts.is_lost() => self.forget(name, parts).await,
+                _ => Ok(Act::Nothing),
             },
         }
     }
@@ -150,12 +154,8 @@ impl Kubernetes {
     }
 
     /// A pod on a node that is gone never ends by itself, and stands in the way of its successor.
-    async fn forget_lost(
-        &self,
-        name: &DeploymentName,
-        parts: Parts<'_>,
-    ) -> Result<Act, ApplyError> {
-        if let Some(pod) = parts.pod.filter(|_| parts.is_lost()) {
+    async fn forget(&self, name: &DeploymentName, parts: Parts<'_>) -> Result<Act, ApplyError> {
+        if let Some(pod) = parts.pod {
             let (deployment, pod_name) = (name.to_string(), pod.name_any());
             tracing::info!(deployment, pod = pod_name, "forgetting a pod on a lost node");
             return apply::forget(&self.config.client, pod).await.map(|()| Act::Done);

@@ -120,8 +120,9 @@ impl Teller {
         tokio::spawn(async move {
             for News { is_warning, reason, note } in news {
                 let type_ = if is_warning { EventType::Warning } else { EventType::Normal };
+                // Events with equal actions are counted as one, under the note of the first.
+                let action = note.chars().take(ACTION_CHARACTERS_MAX).collect();
                 let note = Some(note.chars().take(NOTE_CHARACTERS_MAX).collect());
-                let action = "Reconcile".to_owned();
                 let event = Event { type_, reason, note, action, secondary: None };
                 if let Err(error) = recorder.publish(&event, &about).await {
                     tracing::warn!(%error, "an event could not be told");
@@ -131,8 +132,9 @@ impl Teller {
     }
 }
 
-/// The API server takes a kilobyte.
+/// The API server takes a kilobyte of note and 128 characters of action.
 const NOTE_CHARACTERS_MAX: usize = 250;
+const ACTION_CHARACTERS_MAX: usize = 30;
 
 #[cfg(test)]
 mod tests {

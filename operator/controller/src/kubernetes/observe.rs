@@ -74,7 +74,9 @@ pub(super) fn replica(parts: Parts<'_>) -> Option<Replica> {
     let revision = labels::revision_of(parts.set)?;
     let container = parts.pod.and_then(container);
     let phase = parts.phase();
-    let restarts = container.map_or(0, |container| container.restart_count);
+    let restarts =
+        container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0));
+    let is_down = matches!(phase, Phase::Stopped { .. });
     Some(Replica {
         id,
         revision,
@@ -83,7 +85,7 @@ pub(super) fn replica(parts: Parts<'_>) -> Option<Replica> {
             || parts.told.is_some_and(|told| told.has_served),
         phase,
         drain_since: parts.drain_since(),
-        failures: Failures(u32::try_from(restarts).unwrap_or(0)),
+        failures: Failures(restarts + u32::from(is_down)),
         displaced: parts.is_displaced(),
     })
 }
@@ -146,6 +148,11 @@ impl Parts<'_> {
             }
         };
         Some(Moment(since.0 + patience))
+    }
+
+    /// Whether the node does not answer, for good or not.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.lost_at().is_some()
     }
 
     /// Whether the node is lost for good, so that its pod will never be seen to end.
