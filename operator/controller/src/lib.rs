@@ -26,7 +26,7 @@ mod report;
 mod scale;
 mod world;
 
-pub use demand::{Demand, Demands};
+pub use demand::{Demand, Demands, Wanted};
 pub use reconcile::{Controls, Outputs, run};
 pub use report::Readiness;
 pub use world::{Changed, Decision, Done, Outcome, World};

@@ -57,7 +57,9 @@ impl Kubernetes {
         }
         let result = self.carry_out(decision, &mut written).await;
         self.config.metrics.reconciled(begun.elapsed(), result.is_ok());
-        (Outcome { name, result: result.map(|()| Done::WillBeTold) }, written)
+        // What was written is filed at once, so that no watch will tell of it as news.
+        let done = if written.is_empty() { Done::WillBeTold } else { Done::LookAgain };
+        (Outcome { name, result: result.map(|()| done) }, written)
     }
 
     /// Carries one decision out, then says how things are.

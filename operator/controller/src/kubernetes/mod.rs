@@ -207,7 +207,8 @@ impl World for Kubernetes {
     fn load(&self, desired: &Desired) -> Option<Load> {
         let name = &desired.name;
         let parts = self.cluster.parts(name, &self.members, self.now());
-        let waiting = self.demand.get(name).copied().unwrap_or(0);
+        let waiting = self.demand.get(name).map_or(0, |wanted| wanted.waiting);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         Some(load::load(desired, parts, waiting, self.last_asked.get(name).copied()))
     }
 
