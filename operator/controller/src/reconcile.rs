@@ -39,7 +39,7 @@ pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Output
     let mut reports = Reports::new(outputs);
     let mut agenda = Agenda::default();
     let mut changed = Changed::Everything;
-    let mut known = None;
+    let (mut known, mut had_left) = (None, false);
     loop {
         let wishes = controls.wishes.borrow_and_update().clone();
         let stop = *controls.stop.borrow_and_update();
@@ -49,9 +49,10 @@ pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Output
         }
         let now = Instant::now();
         let is_news = known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &wishes));
-        if is_news || stop.is_some() || !left.is_empty() {
+        let has_left = !left.is_empty();
+        if is_news || stop.is_some() || has_left || had_left {
             agenda.wish(everything(left, &wishes.deployments, stop), now);
-            known = Some(wishes);
+            (known, had_left) = (Some(wishes), has_left);
         }
         agenda.mark(&changed, now);
         pass(&mut world, &mut agenda, &mut reports).await;
