@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-NUMBERS = range(8)  # as many clusters may be up side by side; 0 is the one of `make cluster`
+NUMBERS = range(16)  # as many clusters may be up side by side
+FOR_PEOPLE, FOR_TESTS = NUMBERS[:8], NUMBERS[8:]  # `make cluster` makes 0; tests may do away with any of theirs
 STATE = Path("/var/lib/naru-cluster")
 LOCKS = Path("/run/lock")
 

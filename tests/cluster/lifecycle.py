@@ -16,7 +16,7 @@ from . import cgroups, images, network, programs
 from .client import Client
 from .control_plane import ControlPlane
 from .failure import Failed, until
-from .layout import LOCKS, NUMBERS, STATE, Layout
+from .layout import FOR_TESTS, LOCKS, STATE, Layout
 from .machine import HIDDEN
 from .node import Node
 from .pki import Authority
@@ -60,11 +60,14 @@ class Cluster(Client):
         return self.layout.marker.read_text() == fingerprint(self.programs)
 
     def up(self):
-        """Brings it up, unless it is up; anything less than that is taken down first."""
+        """Brings it up, unless it is up; anything less than that is taken down first. Returns whether it was."""
         with locked(self.layout.name):
-            if not self.is_up():
+            was_up = self.is_up()
+            if not was_up:
                 take_down(self.layout)
+                network.refuse_overlaps(self.layout)
                 self._bring_up()
+            return was_up
 
     def down(self):
         """Takes it down, and leaves nothing of it."""
@@ -111,8 +114,8 @@ class Cluster(Client):
         for node in self.nodes.values():
             node.wait_ready()
             role = {"metadata": {"labels": {"node-role.kubernetes.io/worker": ""}}}
-            path = f"/api/v1/nodes/{node.name}"
-            self.control.request("PATCH", path, role, "application/merge-patch+json")
+            patch = ("PATCH", f"/api/v1/nodes/{node.name}", role, "application/merge-patch+json")
+            until(lambda patch=patch: self.control.request(*patch), f"{node.name} has its role")
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         until(lambda: self.control.get(account), "the default service account is there")
         self.control.wait_dns()
@@ -202,12 +205,12 @@ def release(name, file):
 def claimed():
     """The number of a cluster that nobody else uses, for as long as the `with` lasts. What a killed run has left
     there is gone."""
-    for number in NUMBERS[1:]:
+    for number in FOR_TESTS:
         layout = Layout(number)
         if file := acquire(f"{layout.name}-owner", wait=False):
             break
     else:
-        raise Failed(f"all of the {len(NUMBERS) - 1} test clusters that this machine may have are in use")
+        raise Failed(f"all of the {len(FOR_TESTS)} clusters that tests may have on one machine are in use")
     try:
         with locked(layout.name):
             take_down(layout)

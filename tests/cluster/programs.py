@@ -26,6 +26,7 @@ SOURCE = Path(__file__).resolve().parent
 GO_NEEDED = "1.26"
 PROGRESS_SECONDS = 15
 INSTALLED = {"ip": "iproute2", "nft": "nftables", "openssl": "openssl"}  # small tools, and no service among them
+ADMIN = ":/usr/sbin:/sbin"  # which `su` without a dash leaves out of PATH
 UNPACKED = ("containerd", "runc", "containernetworking-plugins", "etcd-server", "prometheus")
 NEEDED = ("usr/bin/containerd", "usr/bin/etcd", "usr/bin/promtool", "usr/lib/cni/ptp", "usr/sbin/runc")
 
@@ -120,7 +121,8 @@ def refuse_machines_that_cannot():
 
 def install_tools():
     """Installs the small tools that are missing."""
-    missing = [package for tool, package in INSTALLED.items() if not shutil.which(tool)]
+    places = f"{os.environ.get('PATH', '')}{ADMIN}"
+    missing = [package for tool, package in INSTALLED.items() if not shutil.which(tool, path=places)]
     if missing:
         say(f"installing {' '.join(missing)}")
         apt_get(missing, "update")
@@ -154,7 +156,10 @@ def apt_get(packages, *arguments, directory=None):
 
 
 def run(command, what, directory=None):
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    environment = os.environ | {
+        "DEBIAN_FRONTEND": "noninteractive",
+        "PATH": f"{os.environ.get('PATH', '')}{ADMIN}",
+    }
     result = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=directory, env=environment
     )

@@ -11,7 +11,7 @@ import pytest
 
 from . import cgroups, lifecycle
 from .failure import until
-from .layout import Layout
+from .layout import NUMBERS, Layout
 from .machine import SETTINGS, Machine
 
 pytestmark = pytest.mark.control
@@ -44,7 +44,7 @@ def finish(child):
 
 def look(number):
     """What a cluster may leave on a machine, as far as it does not belong to another cluster."""
-    others = tuple(Layout(other).name for other in range(8) if other != number)
+    others = tuple(Layout(other).name for other in NUMBERS if other != number)
 
     def listed(command):
         return subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout.splitlines()
