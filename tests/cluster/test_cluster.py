@@ -171,6 +171,34 @@ def reaches(cluster, namespace, pod, address):
         return False
 
 
+def test_the_api_server_reaches_a_webhook_behind_a_service(cluster, web):
+    """The probe speaks no TLS; that the API server says so shows that it has reached it, on either node."""
+    target = {"name": "front", "namespace": web, "port": 80}
+    webhook = {
+        "name": "probe.naru.dev",
+        "clientConfig": {"service": target},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": web}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 5,
+    }
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    apply(cluster, web, kind | {"metadata": {"name": web}, "webhooks": [webhook]})
+
+    def was_asked():
+        try:
+            cluster.kubectl("create", "configmap", "asked", "--namespace", web, "--dry-run=server")
+        except Failed as failure:
+            return "server gave HTTP response to HTTPS client" in str(failure)
+        return False
+
+    try:
+        until(was_asked, "the webhook is asked", seconds=15)
+    finally:
+        cluster.kubectl("delete", "validatingwebhookconfiguration", web)
+
+
 def test_accounts_may_do_only_what_they_were_granted(cluster, namespace):
     apply(cluster, namespace, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}})
     someone = f"--as=system:serviceaccount:{namespace}:reader"
