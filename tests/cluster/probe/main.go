@@ -15,6 +15,7 @@ import (
 
 const (
 	usage = `usage: probe serve ADDRESS     answer every HTTP request with this pod's name
+       probe files ADDRESS     serve /files over HTTPS, with the certificate in /tls
        probe get URL           print the body of the answer
        probe connect ADDRESS   open a TCP connection
        probe resolve NAME      print the addresses of a name, sorted
@@ -29,7 +30,7 @@ func main() {
 		os.Exit(2)
 	}
 	does := map[string]func(string) (string, error){
-		"serve": serve, "get": get, "connect": connect, "resolve": resolve, "read": read,
+		"serve": serve, "files": files, "get": get, "connect": connect, "resolve": resolve, "read": read,
 	}[os.Args[1]]
 	if does == nil {
 		fmt.Fprint(os.Stderr, usage)
@@ -50,6 +51,11 @@ func serve(address string) (string, error) {
 	}
 	http.HandleFunc("/", func(answer http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(answer, name) })
 	return "", http.ListenAndServe(address, nil)
+}
+
+func files(address string) (string, error) {
+	http.Handle("/", http.FileServer(http.Dir("/files")))
+	return "", http.ListenAndServeTLS(address, "/tls/tls.crt", "/tls/tls.key", nil)
 }
 
 func get(url string) (string, error) {

@@ -1,0 +1,24 @@
+"""naru on the session's cluster: images, charts, a server of weights, one tenant, one model."""
+
+import pack
+import pytest
+import serving
+import weights
+from platform_under_test import Platform
+
+
+@pytest.fixture(scope="package")
+def naru(cluster, tmp_path_factory):
+    """naru installed, one tenant admitted, SmolLM2 served by one replica."""
+    directory = tmp_path_factory.mktemp("naru")
+    version = pack.workspace_version()
+    archive, _ = pack.pack(serving.BINARIES, directory, version, compression=1)
+    cluster.load(archive)
+    archive.unlink()
+    platform = Platform(cluster, directory, version)
+    platform.authority = weights.serve(cluster, directory)
+    platform.install()
+    platform.admit_tenant()
+    platform.deploy()
+    platform.wait_ready()
+    return platform

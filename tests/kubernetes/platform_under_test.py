@@ -1,0 +1,152 @@
+"""naru on a cluster, as its users see it: installed with Helm, asked through its Service, looked at with kubectl."""
+
+import functools
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import httpx
+import yaml
+
+import serving
+import weights
+from serving import REPOSITORY, until
+
+SYSTEM = "naru-system"
+NAMESPACE = "serving"
+TENANT = "saudi"
+MODEL = "smollm2"
+SELECTOR = f"naru.dev/model-deployment={MODEL}"
+
+
+class Platform:
+    """The release, the tenant's key, and the model deployment under test."""
+
+    def __init__(self, cluster, directory, version):
+        self.cluster, self.directory, self.version = cluster, Path(directory), version
+        self.key = None
+        self.authority = None
+
+    def kubectl(self, *arguments, text=None):
+        return self.cluster.kubectl(*arguments, text=text)
+
+    def get(self, *arguments, namespace=NAMESPACE):
+        return json.loads(self.kubectl("get", *arguments, f"--namespace={namespace}", "--output=json"))
+
+    def install(self, *options):
+        """What a platform team does: two charts."""
+        self.kubectl("create", "namespace", SYSTEM)
+        self.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+        for chart in ("naru-crds", "naru"):
+            chosen = ["--set=image.pullPolicy=Never", *options] if chart == "naru" else []
+            path = REPOSITORY / "charts" / chart
+            self.cluster.helm("install", chart, path, f"--namespace={SYSTEM}", "--wait", "--timeout=90s", *chosen)
+
+    def admit_tenant(self):
+        """A Tenant with a new key, as `naru key create` gives it."""
+        command = [serving.BINARIES / "naru", "key", "create", "--name", "test", "--tenant", TENANT]
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+        text = said.stdout + said.stderr
+        self.key = re.search(r"naru_[A-Za-z0-9_-]{43}", text)[0]
+        digest = re.search(r"\b[0-9a-f]{64}\b", text)[0]
+        self.apply(tenant(TENANT, [{"name": "test", "sha256": digest}]))
+
+    def apply(self, *objects):
+        self.kubectl("apply", "--filename=-", text="\n---\n".join(map(json.dumps, objects)))
+
+    def deploy(self, **changes):
+        """The model deployment under test: SmolLM2 from a server in the cluster that only it is told to trust."""
+        self.kubectl("create", "namespace", NAMESPACE)
+        self.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+        trust = self.directory / "ca.crt"
+        trust.write_text(self.authority)
+        self.kubectl("create", "configmap", "trust", f"--from-file={trust}", f"--namespace={NAMESPACE}")
+        self.apply(deployment(**changes))
+
+    def wait_ready(self, name=MODEL, seconds=120):
+        self.kubectl(
+            "wait", "--for=condition=Ready", f"md/{name}", f"--namespace={NAMESPACE}", f"--timeout={seconds}s"
+        )
+
+    @functools.cached_property
+    def gateway(self):
+        service = self.get("service", "naru-gateway", namespace=SYSTEM)
+        return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
+
+    def ask(self, prompt="Name a river.", tokens=8, key=None, model=MODEL, timeout=120):
+        """One short answer, not streamed: the HTTP response, whatever it says."""
+        body = {
+            "model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "temperature": 0,
+        }  # fmt: skip
+        key = self.key if key is None else key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.post(f"{self.gateway}/chat/completions", json=body, headers=headers, timeout=timeout)
+
+    def pods(self, name=MODEL):
+        return self.get("pods", f"--selector=naru.dev/model-deployment={name}")["items"]
+
+    def ready_replicas(self, name=MODEL):
+        return self.get("md", name).get("status", {}).get("readyReplicas", 0)
+
+    def until_replicas(self, wished, name=MODEL, seconds=90):
+        """Waits until exactly `wished` replicas exist and answer."""
+
+        def settled():
+            pods = self.pods(name)
+            return self.ready_replicas(name) == wished == len(pods) and all(map(is_ready, pods))
+
+        until(settled, f"{wished} replicas of {name}", seconds)
+
+    def condition(self, kind="Ready", name=MODEL):
+        found = self.get("md", name).get("status", {}).get("conditions", [])
+        return next((condition for condition in found if condition["type"] == kind), None)
+
+    def owned(self):
+        """Everything in the namespace but Events, of every kind that the API server lists."""
+        kinds = self.kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name").split()
+        kinds = [kind for kind in kinds if kind not in ("events", "events.events.k8s.io")]
+        listed = self.kubectl("get", ",".join(kinds), f"--namespace={NAMESPACE}", "--output=name", "--ignore-not-found")
+        return sorted(listed.split())
+
+
+def is_ready(pod):
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def tenant(name, keys, **spec):
+    return {
+        "apiVersion": "naru.dev/v1alpha1",
+        "kind": "Tenant",
+        "metadata": {"name": name},
+        "spec": {"keys": keys} | spec,
+    }
+
+
+def deployment(name=MODEL, uri=None, pod_template=None, **spec):
+    """A ModelDeployment; by default of SmolLM2, which two threads answer from."""
+    trusting = {
+        "env": [{"name": "SSL_CERT_FILE", "value": "/etc/trust/ca.crt"}],
+        "volumes": [{"name": "trust", "mountPath": "/etc/trust", "configMap": "trust"}],
+    }
+    whole = {
+        "model": {"uri": uri or weights.uri(serving.SMOLLM2)},
+        "engine": {"maxContextTokens": 1024, "kvCacheMemory": "128Mi"},
+        "resources": {"requests": {"cpu": "200m", "memory": "400Mi"}, "limits": {"memory": "1Gi"}},
+        "podTemplate": trusting if pod_template is None else pod_template,
+        "rollout": {"drainSeconds": 60},
+    }
+    return {
+        "apiVersion": "naru.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": whole | spec,
+    }
+
+
+def resource_versions(platform):
+    """Of everything that naru owns in the namespace, and of the model deployments themselves."""
+    kinds = "modeldeployments,statefulsets,services,poddisruptionbudgets,pods"
+    found = yaml.safe_load(platform.kubectl("get", kinds, f"--namespace={NAMESPACE}", "--output=yaml"))["items"]
+    return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"] for each in found}
