@@ -4,7 +4,7 @@ import pack
 import pytest
 import serving
 import weights
-from platform_under_test import Platform
+from platform_under_test import Platform, deployment
 
 
 @pytest.fixture(scope="package")
@@ -19,6 +19,7 @@ def naru(cluster, tmp_path_factory):
     platform.authority = weights.serve(cluster, directory)
     platform.install()
     platform.admit_tenant()
-    platform.deploy()
+    platform.prepare_namespace()
+    platform.apply(deployment())
     platform.wait_ready()
     return platform

@@ -55,14 +55,13 @@ class Platform:
     def apply(self, *objects):
         self.kubectl("apply", "--filename=-", text="\n---\n".join(map(json.dumps, objects)))
 
-    def deploy(self, **changes):
-        """The model deployment under test: SmolLM2 from a server in the cluster that only it is told to trust."""
+    def prepare_namespace(self):
+        """Where models are served; workers there can be told to trust the server of weights."""
         self.kubectl("create", "namespace", NAMESPACE)
         self.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         trust = self.directory / "ca.crt"
         trust.write_text(self.authority)
         self.kubectl("create", "configmap", "trust", f"--from-file={trust}", f"--namespace={NAMESPACE}")
-        self.apply(deployment(**changes))
 
     def wait_ready(self, name=MODEL, seconds=120):
         self.kubectl(
