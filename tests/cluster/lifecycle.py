@@ -43,17 +43,18 @@ class Cluster(Client):
             return list(pool.map(lambda node: node.load(archive), self.nodes.values()))[0]
 
     def is_up(self):
-        """Whether it was brought up, and everything of it still runs."""
-        try:
-            daemons = [self.control, *self.nodes.values()]
-            return (
-                self.layout.marker.exists()
-                and all(each.machine.all_run() for each in daemons)
-                and self.control.get("/readyz") == "ok"
-                and all(node.is_ready() for node in self.nodes.values())
-            )
-        except (Failed, OSError):
+        """Whether it was brought up, and everything of it still runs and, soon at least, is ready."""
+        if not self.layout.marker.exists():
             return False
+        if not all(each.machine.all_run() for each in (self.control, *self.nodes.values())):
+            return False
+        try:
+            self.control.wait_api()
+            for node in self.nodes.values():
+                node.wait_ready()
+        except Failed:
+            return False
+        return True
 
     def is_current(self):
         """Whether what is up is what this code would bring up."""
@@ -75,10 +76,7 @@ class Cluster(Client):
             take_down(self.layout)
 
     def _bring_up(self):
-        directory = self.layout.directory
-        directory.mkdir(parents=True)
-        directory.chmod(0o700)
-        make_hidden_folders()
+        make_folders(self.layout)
         with ThreadPoolExecutor() as pool:
             keys = pool.submit(self.authority.issue_all, self.layout)
             self.control.machine.boot(self.programs.pause)
@@ -139,12 +137,14 @@ def take_down(layout):
             for folder in MADE.read_text().splitlines() if MADE.exists() else ():
                 with contextlib.suppress(OSError):  # it has gone, or somebody else has come to use it
                     Path(folder).rmdir()
-            shutil.rmtree(STATE)
+            MADE.unlink(missing_ok=True)
+            STATE.rmdir()
 
 
-def make_hidden_folders():
-    """Makes the folders that machines hide, and remembers which of them were not there."""
+def make_folders(layout):
+    """Makes the cluster's own folder, and those that machines hide; remembers which of these were not there."""
     with locked("naru-cluster"):
+        layout.directory.mkdir(parents=True, mode=0o700)
         missing = [folder for folder in HIDDEN if not folder.exists()]
         with open(MADE, "a") as made:
             made.writelines(f"{folder}\n" for folder in missing)
