@@ -4,10 +4,12 @@
 //! - [`openai`]: requests as clients send them, read strictly, and the answers and errors they
 //!   get. Gateway and worker refuse with the same words because both refuse through here.
 //! - [`Snapshot`]: which models exist and where, as the control side tells the gateway.
+//! - [`tls`]: how they prove to each other who they are.
 //! - [`Unstalled`]: how both treat a peer that stopped reading.
 
 pub mod openai;
 mod snapshot;
+pub mod tls;
 mod unstalled;
 
 pub use snapshot::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};

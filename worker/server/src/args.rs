@@ -34,13 +34,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     pub(crate) listen: SocketAddr,
 
-    /// Address of /metrics, /healthz and /readyz [default: the same as --listen]
+    /// Address of /metrics, /healthz and /readyz [default: the same as --listen]; needed with
+    /// --tls-dir, because probes and Prometheus show no certificate
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) ops_listen: Option<SocketAddr>,
 
     /// Address of the gRPC that an operator uses
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub(crate) control_listen: SocketAddr,
+
+    /// Directory of tls.crt, tls.key and ca.crt: then --listen admits gateways and operators with
+    /// a certificate of ca.crt alone, and --control-listen too; changed files are taken up
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) tls_dir: Option<PathBuf>,
 
     /// Name that requests give as `model`; may be repeated [default: the model's file name]
     #[arg(long = "served-name", value_name = "NAME")]
@@ -98,7 +104,7 @@ pub(crate) struct Args {
 /// Who shares cached prefixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrefixCacheArg {
-    /// Requests with the same x-naru-tenant header
+    /// Requests with the same x-naru-tenant header; with --tls-dir only a gateway's counts
     Tenant,
     /// Nobody
     Off,

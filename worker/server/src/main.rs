@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
+use naru_protocol::tls::{Identity, Role};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
@@ -91,6 +92,10 @@ impl Plan {
         let level = std::env::var("NARU_CPU_LEVEL").ok();
         let settings = EngineSettings::new(&args, level.as_deref())?;
         let uri: ModelUri = args.model.parse().context("--model")?;
+        if args.tls_dir.is_some() && args.ops_listen.is_none() {
+            let why = "--tls-dir needs --ops-listen: probes and Prometheus show no certificate";
+            return Err(anyhow::Error::msg(why));
+        }
         Ok(Self { args, uri, settings })
     }
 
@@ -103,7 +108,8 @@ impl Plan {
         }
         let member = Arc::new(Member::new(names, args.drain_seconds));
         let connections = Connections::new();
-        listen(&args, &member, &connections).await?;
+        let identity = identify(&args)?;
+        listen(&args, &member, &connections, identity).await?;
         tokio::spawn(signals.obey(Arc::clone(&member)));
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
@@ -113,32 +119,46 @@ impl Plan {
     }
 }
 
+/// Who this worker is, if it has to prove it; changed files are taken up from now on.
+fn identify(args: &Args) -> anyhow::Result<Option<Arc<Identity>>> {
+    let Some(directory) = args.tls_dir.clone() else { return Ok(None) };
+    let identity = Identity::load(Role::Worker, &directory);
+    let identity = identity.with_context(|| format!("--tls-dir {}", directory.display()))?;
+    let identity = Arc::new(identity);
+    let followed = Arc::clone(&identity);
+    tokio::spawn(async move { followed.follow(&directory).await });
+    Ok(Some(identity))
+}
+
 /// Binds every address, says on one line of standard output where, and serves.
 async fn listen(
     args: &Args,
     member: &Arc<Member>,
     connections: &Connections,
+    identity: Option<Arc<Identity>>,
 ) -> anyhow::Result<()> {
     let body_bytes_max = usize::try_from(args.max_body).unwrap_or(usize::MAX);
-    let state = Arc::new(Http { member: Arc::clone(member), body_bytes_max });
+    let scheme = if identity.is_some() { "https" } else { "http" };
+    let state =
+        Arc::new(Http { member: Arc::clone(member), body_bytes_max, identity: identity.clone() });
     let api = bind(args.listen).await?;
     let ops = match args.ops_listen {
         Some(address) => Some(bind(address).await?),
         None => None,
     };
     let control = bind(args.control_listen).await?;
-    let url = |listener: &TcpListener| -> anyhow::Result<String> {
-        Ok(format!("http://{}", listener.local_addr().context("reading a bound address")?))
+    let url = |scheme: &str, listener: &TcpListener| -> anyhow::Result<String> {
+        Ok(format!("{scheme}://{}", listener.local_addr().context("reading a bound address")?))
     };
     let line = serde_json::json!({
-        "http": url(&api)?,
-        "control": url(&control)?,
-        "ops": url(ops.as_ref().unwrap_or(&api))?,
+        "http": url(scheme, &api)?,
+        "control": url(scheme, &control)?,
+        "ops": url("http", ops.as_ref().unwrap_or(&api))?,
     });
     // A parent that does not read this line is free not to.
     let _ = writeln!(std::io::stdout(), "{line}");
-    let router = http::api(Arc::clone(&state), ops.is_none());
-    tokio::spawn(http::serve(api, router, Some(member.changes()), connections.token()));
+    let entrance = http::entrance(Arc::clone(&state), ops.is_none());
+    tokio::spawn(http::serve(api, entrance, Some(member.changes()), connections.token()));
     if let Some(ops) = ops {
         // Stays up while draining, and is not waited for.
         let token = Connections::new().token();
@@ -146,7 +166,7 @@ async fn listen(
     }
     let member = Arc::clone(member);
     tokio::spawn(async move {
-        if let Err(error) = control::serve(control, Arc::clone(&member)).await {
+        if let Err(error) = control::serve(control, Arc::clone(&member), identity).await {
             member.enter(Phase::Failed(format!("the control server ended: {error}")));
         }
     });

@@ -20,17 +20,18 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use naru_protocol::openai::ApiError;
+use naru_protocol::tls::Identity;
 
 use self::error::Refused;
 use crate::clock;
 use crate::member::{Member, Phase, Served};
 
-pub(crate) use serve::{Connections, serve};
+pub(crate) use serve::{Connections, Entrance, serve};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -40,6 +41,8 @@ const TENANT: HeaderName = HeaderName::from_static("x-naru-tenant");
 pub(crate) struct Http {
     pub(crate) member: Arc<Member>,
     pub(crate) body_bytes_max: usize,
+    /// Who this worker is to those who must prove who they are.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 type Shared = Arc<Http>;
@@ -63,8 +66,26 @@ impl Http {
     }
 }
 
-/// The API, and the ops paths too if `with_ops`.
-pub(crate) fn api(http: Shared, with_ops: bool) -> Router {
+/// The API for those who may have it, and the ops paths too if `with_ops`.
+pub(crate) fn entrance(http: Shared, with_ops: bool) -> Entrance {
+    let Some(identity) = http.identity.clone() else {
+        return Entrance::Plain(api(http, with_ops));
+    };
+    let gateway = api(Arc::clone(&http), with_ops);
+    // Only gateways know whose request it is.
+    let nameless = |mut request: Request| async {
+        request.headers_mut().remove(TENANT);
+        request
+    };
+    let operator = gateway.clone().layer(map_request(nameless));
+    let may_not = || async {
+        Refused(ApiError::forbidden("this worker answers the gateway and the operator alone"))
+    };
+    let others = finish(Router::new().fallback(may_not), http);
+    Entrance::Proven { identity, gateway, operator, others }
+}
+
+fn api(http: Shared, with_ops: bool) -> Router {
     let router = Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
@@ -73,12 +94,12 @@ pub(crate) fn api(http: Shared, with_ops: bool) -> Router {
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize));
     let router = if with_ops { router.merge(ops_routes()) } else { router };
-    finish(router, http)
+    finish(without_path(router), http)
 }
 
 /// Metrics and health alone.
-pub(crate) fn ops(http: Shared) -> Router {
-    finish(ops_routes(), http)
+pub(crate) fn ops(http: Shared) -> Entrance {
+    Entrance::Plain(finish(without_path(ops_routes()), http))
 }
 
 fn ops_routes() -> Router<Shared> {
@@ -88,12 +109,14 @@ fn ops_routes() -> Router<Shared> {
         .route("/readyz", get(ops::readyz))
 }
 
-fn finish(router: Router<Shared>, http: Shared) -> Router {
+fn without_path(router: Router<Shared>) -> Router<Shared> {
     router
         .fallback(|| async { Refused(ApiError::path_not_found()) })
         .method_not_allowed_fallback(|| async { Refused(ApiError::method_not_allowed()) })
-        .layer(from_fn_with_state(Arc::clone(&http), observe))
-        .with_state(http)
+}
+
+fn finish(router: Router<Shared>, http: Shared) -> Router {
+    router.layer(from_fn_with_state(Arc::clone(&http), observe)).with_state(http)
 }
 
 /// Gives each request an id, and each answer a line in the log and a place in the metrics.

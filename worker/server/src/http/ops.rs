@@ -11,6 +11,9 @@ use crate::member::Phase;
 /// Everything Prometheus wants to know.
 pub(super) async fn metrics(State(http): State<Shared>) -> Response {
     let load = http.member.served().map(|served| *served.drive.load().borrow());
+    if let Some(identity) = &http.identity {
+        http.member.metrics.show_certificate(identity.expires_unix_seconds());
+    }
     let text = http.member.metrics.render(load.as_ref());
     ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }

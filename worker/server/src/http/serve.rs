@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use naru_protocol::Unstalled;
+use naru_protocol::tls::{Alpn, Connection as Stream, Identity, Role, TlsError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -45,11 +46,47 @@ impl Connections {
     }
 }
 
-/// Serves `router` until `ending` (if given) says so; then no connection is accepted, idle ones
+/// Who is let in, and to what.
+#[derive(Clone)]
+pub(crate) enum Entrance {
+    /// Whoever connects.
+    Plain(Router),
+    /// Those who prove who they are, each to what is theirs.
+    Proven {
+        /// Who this worker is.
+        identity: Arc<Identity>,
+        /// For a gateway.
+        gateway: Router,
+        /// For an operator.
+        operator: Router,
+        /// For everybody else who has a certificate.
+        others: Router,
+    },
+}
+
+impl Entrance {
+    /// Errors: the client does not prove who it is.
+    async fn open(self, stream: Unstalled) -> Result<(Stream<Unstalled>, Router), TlsError> {
+        match self {
+            Self::Plain(router) => Ok((Stream::plain(stream), router)),
+            Self::Proven { identity, gateway, operator, others } => {
+                let stream = identity.accept(Alpn::Http1, stream).await?;
+                let router = match stream.peer().0 {
+                    Some(Role::Gateway) => gateway,
+                    Some(Role::Operator) => operator,
+                    Some(Role::Worker) | None => others,
+                };
+                Ok((stream, router))
+            }
+        }
+    }
+}
+
+/// Serves `entrance` until `ending` (if given) says so; then no connection is accepted, idle ones
 /// are closed and busy ones after their answer.
 pub(crate) async fn serve(
     listener: TcpListener,
-    router: Router,
+    entrance: Entrance,
     ending: Option<Changes>,
     token: mpsc::Sender<Infallible>,
 ) {
@@ -61,7 +98,7 @@ pub(crate) async fn serve(
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let connection = Connection {
-                        router: router.clone(),
+                        entrance: entrance.clone(),
                         ending: ending.clone(),
                         _place: place,
                         _token: token.clone(),
@@ -85,39 +122,54 @@ pub(crate) async fn serve(
 }
 
 struct Connection {
-    router: Router,
+    entrance: Entrance,
     ending: Option<Changes>,
     _place: OwnedSemaphorePermit,
     _token: mpsc::Sender<Infallible>,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(mut self, stream: TcpStream) {
         // Chunks are small and each counts.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "setting TCP_NODELAY");
         }
+        let stream = Unstalled::new(stream, Duration::from_secs(STALL_SECONDS_MAX));
+        let opened = tokio::select! {
+            opened = self.entrance.open(stream) => opened,
+            () = ending(&mut self.ending) => return,
+        };
+        let (stream, router) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                tracing::info!("a client was refused: {error:#}");
+                return;
+            }
+        };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(HEAD_SECONDS_MAX))
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(
-                TokioIo::new(Unstalled::new(stream, Duration::from_secs(STALL_SECONDS_MAX))),
-                TowerToHyperService::new(self.router.clone()),
-            );
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         tokio::pin!(connection);
-        let result = match self.ending.clone() {
-            None => connection.await,
-            Some(mut ending) => tokio::select! {
-                result = connection.as_mut() => result,
-                () = ending.ending() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            },
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = ending(&mut self.ending) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended early");
         }
+    }
+}
+
+/// Returns once the member is to end; never for those that stay up.
+async fn ending(changes: &mut Option<Changes>) {
+    match changes {
+        Some(changes) => changes.ending().await,
+        None => std::future::pending().await,
     }
 }

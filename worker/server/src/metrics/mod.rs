@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     levels: Levels,
     /// Seconds that fetching and loading took.
     pub(crate) load_seconds: GaugeVec,
+    certificate_expiry: GaugeVec,
     process: Process,
 }
 
@@ -167,6 +168,13 @@ impl Metrics {
             Opts::new("naru_model_load_seconds", "How long getting ready took"),
             &["phase"],
         );
+        let certificate_expiry = GaugeVec::new(
+            Opts::new(
+                "naru_certificate_expiry_timestamp_seconds",
+                "When the certificate in use is no longer valid, Unix seconds",
+            ),
+            &["role"],
+        );
         let success_help = "Answers that came to their end";
         let successes = Twice {
             naru: build.keep(IntCounterVec::new(
@@ -194,6 +202,7 @@ impl Metrics {
             totals: Totals::new(&build),
             levels: Levels::new(&build),
             load_seconds: build.keep(load_seconds),
+            certificate_expiry: build.keep(certificate_expiry),
             process: Process::new(&build),
             model: model.to_owned(),
             registry,
@@ -211,6 +220,11 @@ impl Metrics {
         };
         self.requests.with_label_values(&[endpoint, class]).inc();
         self.request_seconds.with_label_values(&[endpoint]).observe(seconds);
+    }
+
+    /// Says until when peers believe who this worker is.
+    pub(crate) fn show_certificate(&self, expires_unix_seconds: i64) {
+        self.certificate_expiry.with_label_values(&["worker"]).set(expires_unix_seconds as f64);
     }
 
     /// Says what the engine was given, for those who compute from vLLM's `cache_config_info`.

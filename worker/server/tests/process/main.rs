@@ -4,5 +4,6 @@ mod answers;
 mod connections;
 mod control;
 mod endings;
+mod proven;
 mod refusals;
 mod worker;

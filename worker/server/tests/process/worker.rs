@@ -19,6 +19,7 @@ pub(crate) struct Worker {
     _stdin: Option<ChildStdin>,
     pub(crate) http: String,
     pub(crate) control: String,
+    pub(crate) ops: String,
 }
 
 /// The demo model. Fails the test where `make models` has not been run.
@@ -88,9 +89,9 @@ impl Worker {
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let line: Value = serde_json::from_str(&line).expect("one JSON object on standard output");
         let url = |name: &str| line[name].as_str().expect("an address").to_owned();
-        let (http, control) = (url("http"), url("control"));
+        let (http, control, ops) = (url("http"), url("control"), url("ops"));
         let stdin = child.stdin.take();
-        Self { child, _stdin: stdin, http, control }
+        Self { child, _stdin: stdin, http, control, ops }
     }
 
     /// One worker for every test that leaves it as it was.
@@ -115,7 +116,8 @@ impl Worker {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let response = client().get(format!("{}{path}", self.http)).send().await;
+        let at = if path.starts_with("/v1") { &self.http } else { &self.ops };
+        let response = client().get(format!("{at}{path}")).send().await;
         let response = response.expect("an answer");
         (response.status().as_u16(), response.text().await.expect("a body"))
     }
