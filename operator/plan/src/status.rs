@@ -67,7 +67,11 @@ impl<'a> Seen<'a> {
         if self.wished > 0 && ready >= self.wished && self.ready_current < self.wished {
             let (_, why, message) = self.waiting();
             let reason = if why == Reason::Starting { Reason::Replacing } else { why };
-            return (Truth::True, reason, format!("serving from an older template; {message}"));
+            return (
+                Truth::True,
+                reason,
+                format!("replicas that are to go answer still; {message}"),
+            );
         }
         self.workers_ready()
     }
@@ -93,10 +97,15 @@ impl<'a> Seen<'a> {
         let answer = format!("{} of {} replicas answer", self.ready_current, self.wished);
         let say = |reason, words: String| (Truth::False, reason, format!("{answer}; {words}"));
         if let Some((replica, failure)) = self.failed() {
-            let words = format!(
-                "replica {} ended {} times and is started again after a wait: {failure}",
-                replica.id, replica.failures.0
-            );
+            let (id, times) = (replica.id, replica.failures.0);
+            let words = match failure {
+                WorkerFailure::NodeLost(_) => {
+                    format!("replica {id} is started elsewhere: {failure}")
+                }
+                _ => format!(
+                    "replica {id} ended {times} times and is started again after a wait: {failure}"
+                ),
+            };
             return say(failure_reason(failure), words);
         }
         if let Some((replica, why)) = self.stuck() {

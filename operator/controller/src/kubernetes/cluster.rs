@@ -249,17 +249,19 @@ impl Cluster {
             .collect()
     }
 
-    /// The members that can be listened to: by the uid of their pod, `host:port` of their gRPC.
-    pub(super) fn members(&self, name: &DeploymentName) -> BTreeMap<String, String> {
-        let runs = |pod: &&Pod| {
+    /// The members of a deployment: by the uid of their pod, `host:port` of their gRPC while they
+    /// run.
+    pub(super) fn members(&self, name: &DeploymentName) -> BTreeMap<String, Option<String>> {
+        let runs = |pod: &Pod| {
             let state = observe::container(pod).and_then(|container| container.state.as_ref());
             state.is_some_and(|state| state.running.is_some())
         };
         let member = |pod: &Pod| {
-            let address = observe::socket(observe::pod_ip(pod)?, labels::CONTROL_PORT);
+            let ip = observe::pod_ip(pod).filter(|_| runs(pod));
+            let address = ip.map(|ip| observe::socket(ip, labels::CONTROL_PORT));
             Some((pod.metadata.uid.clone()?, address))
         };
-        self.pods.of(name).filter(runs).filter_map(member).collect()
+        self.pods.of(name).filter_map(member).collect()
     }
 }
 

@@ -204,8 +204,8 @@ mod tests {
             &[(0, lost, false, false)],
             &[
                 "Restarted: solar-0 is started elsewhere: node node1 does not answer",
-                "NodeLost: 0 of 1 replicas answer; replica 0 ended 0 times and is started again \
-                 after a wait: node node1 does not answer",
+                "NodeLost: 0 of 1 replicas answer; replica 0 is started elsewhere: node node1 does \
+                 not answer",
             ],
         );
     }

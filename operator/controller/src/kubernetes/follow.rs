@@ -6,6 +6,7 @@ use naru_plan::{DeploymentName, Millis};
 use naru_protocol::worker::v1::{State, StatusReport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant, timeout_at};
 use tonic::transport::Endpoint;
 
 use super::load;
@@ -24,7 +25,7 @@ pub(super) struct MemberId {
 
 /// Every member that is being listened to.
 pub(super) struct Members {
-    streams: BTreeMap<MemberId, Stream>,
+    members: BTreeMap<MemberId, Member>,
     heard: mpsc::Receiver<(MemberId, Heard)>,
     sender: mpsc::Sender<(MemberId, Heard)>,
     /// Deployments whose number of replicas follows their load.
@@ -33,15 +34,23 @@ pub(super) struct Members {
     asked: BTreeSet<DeploymentName>,
 }
 
-struct Stream {
-    address: String,
+/// What is known of one member, through all the lives of its container.
+#[derive(Default)]
+struct Member {
     told: Told,
-    orders: mpsc::Sender<Order>,
-    task: JoinHandle<()>,
+    line: Option<Line>,
     is_told_to_drain: bool,
+    is_heard: bool,
 }
 
-impl Drop for Stream {
+/// The stream to a process that runs.
+struct Line {
+    address: String,
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Line {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -51,7 +60,7 @@ impl Members {
     pub(super) fn new() -> Self {
         let (sender, heard) = mpsc::channel(HEARD_MAX);
         let (scaled, asked) = (BTreeSet::new(), BTreeSet::new());
-        Self { streams: BTreeMap::new(), heard, sender, scaled, asked }
+        Self { members: BTreeMap::new(), heard, sender, scaled, asked }
     }
 
     /// From now on the load of these deployments matters, and of no others.
@@ -64,63 +73,66 @@ impl Members {
         std::mem::take(&mut self.asked)
     }
 
-    /// Listens to exactly these members of a deployment, each at its address.
-    pub(super) fn listen(&mut self, name: &DeploymentName, members: &BTreeMap<String, String>) {
+    /// Listens to exactly these members of a deployment, each at its address while it has one.
+    pub(super) fn listen(
+        &mut self,
+        name: &DeploymentName,
+        members: &BTreeMap<String, Option<String>>,
+    ) {
         let gone: Vec<_> = self
             .of(name)
-            .filter(|(id, stream)| members.get(&id.pod_uid) != Some(&stream.address))
+            .filter(|(id, _)| !members.contains_key(&id.pod_uid))
             .map(|(id, _)| id.clone())
             .collect();
-        gone.iter().for_each(|id| drop(self.streams.remove(id)));
+        gone.iter().for_each(|id| drop(self.members.remove(id)));
         for (pod_uid, address) in members {
             let id = MemberId { deployment: name.clone(), pod_uid: pod_uid.clone() };
-            if !self.streams.contains_key(&id) {
-                let stream = self.open(&id, address);
-                self.streams.extend(stream.map(|stream| (id, stream)));
+            let sender = self.sender.clone();
+            let member = self.members.entry(id.clone()).or_default();
+            if member.line.as_ref().map(|line| &line.address) != address.as_ref() {
+                member.told.is_live = false;
+                member.is_told_to_drain = false;
+                member.line =
+                    address.as_deref().and_then(|address| Line::open(id, address, sender));
             }
         }
-    }
-
-    fn open(&self, id: &MemberId, address: &str) -> Option<Stream> {
-        let control = Endpoint::from_shared(format!("http://{address}")).ok()?;
-        let (orders, receiver) = mpsc::channel(member::ORDERS_MAX);
-        let (sender, id) = (self.sender.clone(), id.clone());
-        let client = member::connection(control);
-        let task = tokio::spawn(async move {
-            let tell = |heard| {
-                let (sender, id) = (sender.clone(), id.clone());
-                async move {
-                    // Without a receiver nobody leads any more.
-                    let _ = sender.send((id, heard)).await;
-                }
-            };
-            member::follow(client, receiver, tell).await;
-        });
-        let (address, told) = (address.to_owned(), Told::default());
-        Some(Stream { address, told, orders, task, is_told_to_drain: false })
     }
 
     fn of<'a>(
         &'a self,
         name: &DeploymentName,
-    ) -> impl Iterator<Item = (&'a MemberId, &'a Stream)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a MemberId, &'a Member)> + use<'a> {
         let from = MemberId { deployment: name.clone(), pod_uid: String::new() };
         let name = name.clone();
-        self.streams.range(from..).take_while(move |(id, _)| id.deployment == name)
+        self.members.range(from..).take_while(move |(id, _)| id.deployment == name)
     }
 
     /// What one member told.
     pub(super) fn told(&self, name: &DeploymentName, pod_uid: &str) -> Option<&Told> {
         let id = MemberId { deployment: name.clone(), pod_uid: pod_uid.to_owned() };
-        self.streams.get(&id).map(|stream| &stream.told)
+        self.members.get(&id).map(|member| &member.told)
     }
 
     /// Orders a member to finish what runs and end, once.
     pub(super) fn drain(&mut self, name: &DeploymentName, pod_uid: &str, within: Millis) {
         let id = MemberId { deployment: name.clone(), pod_uid: pod_uid.to_owned() };
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !stream.is_told_to_drain {
-            stream.is_told_to_drain = stream.orders.try_send(Order::Drain(within)).is_ok();
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(line) = &member.line else { return };
+        if !member.is_told_to_drain && !member.told.has_drained {
+            member.is_told_to_drain = line.orders.try_send(Order::Drain(within)).is_ok();
+        }
+    }
+
+    /// Waits until every member has been heard of once, or could not be, but not for longer than
+    /// `within`.
+    pub(super) async fn hear_all(&mut self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let mut names = BTreeSet::new();
+        while self.members.values().any(|member| member.line.is_some() && !member.is_heard) {
+            match timeout_at(deadline, self.heard.recv()).await {
+                Ok(Some((id, heard))) => self.take(id, heard, &mut names),
+                Ok(None) | Err(_) => return,
+            }
         }
     }
 
@@ -141,20 +153,22 @@ impl Members {
     }
 
     fn take(&mut self, id: MemberId, heard: Heard, names: &mut BTreeSet<DeploymentName>) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let before = stream.told.clone();
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let before = member.told.clone();
+        member.is_heard = true;
         match heard {
             Heard::Report(report) => {
                 let has_served = before.has_served || report.state() == State::Ready;
-                stream.told = Told { report, is_live: true, has_served };
+                member.told = Told { report, is_live: true, has_served, ..member.told };
             }
             Heard::Silent => {
-                stream.told.is_live = false;
+                member.told.is_live = false;
+                member.told.has_drained |= before.report.state() == State::Draining;
                 // The next process behind this address has not been told anything.
-                stream.is_told_to_drain = false;
+                member.is_told_to_drain = false;
             }
         }
-        let now = &stream.told;
+        let now = &member.told;
         if self.scaled.contains(&id.deployment) && load::is_other(&before.report, &now.report) {
             if load::is_asked(&before.report, &now.report) {
                 self.asked.insert(id.deployment.clone());
@@ -166,10 +180,30 @@ impl Members {
     }
 }
 
+impl Line {
+    fn open(id: MemberId, address: &str, sender: mpsc::Sender<(MemberId, Heard)>) -> Option<Self> {
+        let control = Endpoint::from_shared(format!("http://{address}")).ok()?;
+        let (orders, receiver) = mpsc::channel(member::ORDERS_MAX);
+        let client = member::connection(control);
+        let task = tokio::spawn(async move {
+            let tell = |heard| {
+                let (sender, id) = (sender.clone(), id.clone());
+                async move {
+                    // Without a receiver nobody leads any more.
+                    let _ = sender.send((id, heard)).await;
+                }
+            };
+            member::follow(client, receiver, tell).await;
+        });
+        Some(Self { address: address.to_owned(), orders, task })
+    }
+}
+
 /// Whether another plan may follow from it: counters alone are no reason to plan again.
 fn matters(before: &Told, now: &Told) -> bool {
     let of = |report: &StatusReport| (report.state, report.reason.clone());
     before.is_live != now.is_live
         || before.has_served != now.has_served
+        || before.has_drained != now.has_drained
         || of(&before.report) != of(&now.report)
 }

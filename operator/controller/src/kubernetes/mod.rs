@@ -61,6 +61,9 @@ const DECISIONS_AT_ONCE: usize = 16;
 /// gateways are told of it however slow the API server is.
 const PASS_MAX: Duration = Duration::from_secs(3);
 
+/// What members get to say how they are before a new leader says anything of them.
+const HEAR_WITHIN: Duration = Duration::from_secs(1);
+
 /// What the cluster world runs on.
 #[derive(Clone)]
 pub struct KubernetesConfig {
@@ -120,6 +123,7 @@ impl Kubernetes {
         }
         world.refresh(&changed);
         world.take_demand();
+        world.members.hear_all(HEAR_WITHIN).await;
         world
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Told {
     pub(super) is_live: bool,
     /// Whether it has ever said that it is ready.
     pub(super) has_served: bool,
+    /// Whether its stream ended after it had said that it drains: it is done.
+    pub(super) has_drained: bool,
 }
 
 /// The objects of one replica, and what its member told.
@@ -180,6 +182,10 @@ impl Parts<'_> {
             return Phase::Stopped { at, failure: WorkerFailure::NodeLost(words) };
         }
         let container = container(pod);
+        if let (Some(at), true) = (self.drain_since(), self.told.is_some_and(|t| t.has_drained)) {
+            let failure = WorkerFailure::Ended("it has drained".to_owned());
+            return Phase::Stopped { at, failure };
+        }
         if let (Some(since), Some(container)) = (self.drain_since(), container) {
             let ended = [&container.state, &container.last_state].into_iter().flatten();
             let ended = ended.filter_map(|state| state.terminated.as_ref());

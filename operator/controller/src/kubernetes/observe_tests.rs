@@ -63,7 +63,7 @@ fn good_node() -> NodeState {
 
 fn told(state: State) -> Told {
     let report = StatusReport { state: state.into(), ..StatusReport::default() };
-    Told { report, is_live: true, has_served: state == State::Ready }
+    Told { report, is_live: true, has_served: state == State::Ready, has_drained: false }
 }
 
 /// What a replica comes to, in few words: phase, and d draining, s has served, m must move.
@@ -206,6 +206,9 @@ fn drains() {
         &draining(Some(done)),
         "stopped: the worker ended with exit code 0 d",
     );
+    let silent = Told { is_live: false, has_drained: true, ..told(State::Draining) };
+    let silent = Case { told: Some(silent), ..draining(Some(ready.clone())) };
+    check("it said nothing more after it had drained", &silent, "stopped: it has drained d s");
     let crashed = pod_with(running(), ended(1, "Error", 60, ""), 1, true);
     check("it ended before that", &draining(Some(crashed)), "ready d s");
     check("its pod is gone", &draining(None), "stopped: its pod is gone d");
