@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use naru_controller::Outputs;
 use naru_controller::election::{Candidate, Identity, Timing};
 use naru_controller::kubernetes::{KubernetesConfig, Metrics, WorkerImage, connect, lead, pages};
+use naru_controller::{Outputs, Publisher};
 use naru_protocol::Snapshot;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "POLICY", default_value = "IfNotPresent",
           value_parser = ["Always", "IfNotPresent", "Never"])]
     worker_image_pull_policy: String,
+    /// Where gateways follow this operator
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8001")]
+    control_listen: SocketAddr,
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     ops_listen: SocketAddr,
@@ -110,9 +113,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             pull_policy: arguments.worker_image_pull_policy.clone(),
             has_tls: false,
         };
-        let (_demand, demands) = watch::channel(Arc::default());
+        let control = TcpListener::bind(arguments.control_listen)
+            .await
+            .with_context(|| format!("--control-listen {}", arguments.control_listen))
+            .map_err(Failure::BadUsage)?;
+        let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+        let publisher = Publisher::new(snapshot);
+        let demands = publisher.demands();
         let config = KubernetesConfig { client, worker, instance: pod, metrics, demands };
-        operate(config, candidate, ops).await.map_err(Failure::Failed)
+        let gateways = publisher.serve(control, std::future::pending());
+        let operating = operate(config, candidate, ops, snapshots);
+        tokio::select! {
+            ended = operating => ended.map_err(Failure::Failed),
+            ended = gateways => Err(Failure::Failed(anyhow!("serving gateways ended: {ended:?}"))),
+        }
     });
     // Nothing that is still going on may hold the process up.
     runtime.shutdown_background();
@@ -123,12 +137,12 @@ async fn operate(
     config: KubernetesConfig,
     candidate: Candidate,
     ops: TcpListener,
+    snapshots: watch::Sender<Arc<Snapshot>>,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("listening for signals")?;
     let (leadership, leads) = watch::channel(None);
     let (is_asked, asked) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
-    let (snapshots, _snapshot) = watch::channel(Arc::new(Snapshot::default()));
     let (readiness, _ready) = watch::channel(Err("starting".to_owned()));
     let pages = pages(config.metrics.clone(), asked);
     let pages = tokio::spawn(async move { axum::serve(ops, pages).await });

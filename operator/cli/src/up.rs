@@ -9,7 +9,7 @@ use anyhow::Context;
 use naru_api::Wishes;
 use naru_controller::machine::{DataDir, Machine, MachineConfig, WishFiles};
 use naru_controller::{Controls, Outputs, Readiness};
-use naru_gateway::{Gateway, Limits, bind, ops_router, serve};
+use naru_gateway::{Gateway, KeyRule, Limits, Reach, bind, ops_router, serve};
 use naru_plan::Millis;
 use naru_protocol::Snapshot;
 use tokio::net::TcpListener;
@@ -74,12 +74,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         .context("starting the runtime")
         .map_err(Failure::Failed)?;
     runtime.block_on(async {
-        let api = bind(&arguments.listen).await.map_err(Failure::usage)?;
+        let reach = if wishes.tenants.is_empty() { Reach::ThisMachine } else { Reach::Anywhere };
+        let (api, keys) = bind(&arguments.listen, reach).await.map_err(Failure::usage)?;
         let ops = TcpListener::bind(&arguments.ops_listen)
             .await
             .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
             .map_err(Failure::BadUsage)?;
-        Platform { machine, files, wishes, api, ops }.run().await.map_err(Failure::Failed)
+        Platform { machine, files, wishes, api, keys, ops }.run().await.map_err(Failure::Failed)
     })
 }
 
@@ -106,12 +107,13 @@ struct Platform {
     files: WishFiles,
     wishes: Wishes,
     api: TcpListener,
+    keys: KeyRule,
     ops: TcpListener,
 }
 
 impl Platform {
     async fn run(self) -> anyhow::Result<()> {
-        let Self { machine, files, wishes, api, ops } = self;
+        let Self { machine, files, wishes, api, keys, ops } = self;
         let address = api.local_addr().context("reading the address of the API")?;
         let (wishes, wished) = watch::channel(Arc::new(wishes));
         let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
@@ -121,7 +123,8 @@ impl Platform {
         let (stop_workers, workers_stop) = watch::channel(None);
         let mut signals = Signals::new().context("listening for signals")?;
 
-        let gateway = Gateway::new(snapshot, Limits::default()).context("setting metrics up")?;
+        let gateway = Gateway::new(snapshot, keys, Limits::default());
+        let gateway = gateway.context("setting metrics up")?;
         let pages = ops_router(gateway.clone(), ready.clone());
         let ops = tokio::spawn(serve(gateway.clone(), pages, ops, ops_stops));
         let router = gateway.router();

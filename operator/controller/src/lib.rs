@@ -21,12 +21,15 @@ pub mod election;
 pub mod kubernetes;
 pub mod machine;
 mod member;
+mod publish;
 mod reconcile;
 mod report;
 mod scale;
+mod tenants;
 mod world;
 
 pub use demand::{Demand, Demands, Wanted};
+pub use publish::Publisher;
 pub use reconcile::{Controls, Outputs, run};
 pub use report::Readiness;
 pub use world::{Changed, Decision, Done, Outcome, World};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use naru_api::Wishes;
-use naru_plan::{Desired, Millis, NextCheck, plan};
+use naru_plan::{Desired, Millis, NextCheck, Tenant, plan};
 use naru_protocol::Snapshot;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -52,10 +52,10 @@ pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Output
         let has_left = !left.is_empty();
         if is_news || stop.is_some() || has_left || had_left {
             agenda.wish(everything(left, &wishes.deployments, stop), now);
-            (known, had_left) = (Some(wishes), has_left);
+            (known, had_left) = (Some(wishes.clone()), has_left);
         }
         agenda.mark(&changed, now);
-        pass(&mut world, &mut agenda, &mut reports).await;
+        pass(&mut world, &mut agenda, &wishes.tenants, &mut reports).await;
         let next = agenda.next(Instant::now());
         changed = tokio::select! {
             changed = world.changed() => changed,
@@ -81,7 +81,12 @@ fn everything(left: Vec<Desired>, wishes: &[Desired], stop: Option<Millis>) -> V
 }
 
 /// One pass over everything that is due.
-async fn pass<W: World>(world: &mut W, agenda: &mut Agenda, reports: &mut Reports) {
+async fn pass<W: World>(
+    world: &mut W,
+    agenda: &mut Agenda,
+    tenants: &[Tenant],
+    reports: &mut Reports,
+) {
     let due = agenda.take_due(Instant::now());
     let mut decisions = Vec::new();
     for desired in &due {
@@ -91,7 +96,7 @@ async fn pass<W: World>(world: &mut W, agenda: &mut Agenda, reports: &mut Report
         decisions.push(decision);
     }
     // Gateways hear first: carrying decisions out may take a while.
-    reports.publish(agenda);
+    reports.publish(agenda, tenants);
     for Outcome { name, result } in world.apply(decisions).await {
         match result {
             Ok(Done::WillBeTold) => agenda.succeeded(&name),
@@ -107,7 +112,7 @@ async fn pass<W: World>(world: &mut W, agenda: &mut Agenda, reports: &mut Report
         }
     }
     due.iter().for_each(|desired| reports.endpoints(world, desired));
-    reports.publish(agenda);
+    reports.publish(agenda, tenants);
 }
 
 /// What to do about one deployment, and when to look at it again.

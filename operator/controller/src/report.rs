@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use naru_plan::{Condition, ConditionKind, DeploymentName, Desired, Truth};
-use naru_protocol::{ModelEndpoints, Snapshot, SnapshotVersion};
+use naru_plan::{Condition, ConditionKind, DeploymentName, Desired, Tenant, Truth};
+use naru_protocol::{Access, ModelEndpoints, Snapshot, SnapshotVersion};
 
 use crate::agenda::Agenda;
 use crate::reconcile::Outputs;
+use crate::tenants;
 use crate::world::World;
 
 /// Ready, or what is still missing.
@@ -43,23 +44,28 @@ impl Reports {
         let entry = ModelEndpoints {
             deployment: desired.name.to_string(),
             created_unix_seconds: world.created_unix_seconds(&desired.name),
+            access: Access::All, // who may use it is settled when it is published
+            wakes: desired.replicas.0 > 0 || desired.scaling.is_some(),
             endpoints: world.endpoints(desired),
         };
         self.models.insert(desired.name.clone(), entry);
     }
 
-    /// Publishes where everything answers, if that changed, and whether all is ready.
-    pub(crate) fn publish(&mut self, agenda: &Agenda) {
+    /// Publishes where everything answers, and whom, if that changed, and whether all is ready.
+    pub(crate) fn publish(&mut self, agenda: &Agenda, tenants: &[Tenant]) {
         self.conditions.retain(|name, _| agenda.knows(name));
         self.models.retain(|name, _| agenda.knows(name));
-        let models = self.models(agenda);
+        let models = self.models(agenda, tenants);
+        let tenants = tenants::keys(tenants);
         self.outputs.snapshots.send_if_modified(|snapshot| {
-            if snapshot.models == models && snapshot.version.sequence > 0 {
+            // The first is told even when there is nothing: gateways wait for one.
+            let is_told = snapshot.models == models && snapshot.tenants == tenants;
+            if is_told && snapshot.version.sequence > 0 {
                 return false;
             }
             let sequence = snapshot.version.sequence + 1;
             let version = SnapshotVersion { sequence, ..snapshot.version };
-            *snapshot = Arc::new(Snapshot { version, models });
+            *snapshot = Arc::new(Snapshot { version, models, tenants });
             true
         });
         let readiness = self.readiness(agenda);
@@ -90,13 +96,15 @@ impl Reports {
     }
 
     /// By served name, where it answers. Who was there first has the name.
-    fn models(&self, agenda: &Agenda) -> BTreeMap<String, ModelEndpoints> {
+    fn models(&self, agenda: &Agenda, tenants: &[Tenant]) -> BTreeMap<String, ModelEndpoints> {
         let known =
             |desired: &Arc<Desired>| Some((self.models.get(&desired.name)?, desired.clone()));
         let mut entries: Vec<_> = agenda.desired().filter_map(known).collect();
         entries.sort_by_key(|(entry, _)| entry.created_unix_seconds);
         let mut models = BTreeMap::new();
         for (entry, desired) in entries {
+            let access = tenants::access(&desired.access, tenants);
+            let entry = ModelEndpoints { access, ..entry.clone() };
             for name in desired.template.names.iter() {
                 models.entry(name.as_str().to_owned()).or_insert_with(|| entry.clone());
             }

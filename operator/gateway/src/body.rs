@@ -105,7 +105,7 @@ fn hold(
 }
 
 /// Reads on and forgets, within bounds, while the refusal is on its way.
-fn discard(mut body: Body) {
+pub(crate) fn discard(mut body: Body) {
     let reading = async move {
         let mut left = DISCARD_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {

@@ -8,6 +8,8 @@ use naru_plan::route::{self, Candidate};
 use naru_protocol::{Snapshot, SnapshotVersion};
 use tokio::sync::watch;
 
+use crate::demand::{Demand, Wanted};
+
 /// How long an endpoint at which a request failed is not tried again, when nothing is heard
 /// about it.
 const FAILED_FOR: Duration = Duration::from_secs(1);
@@ -17,15 +19,16 @@ const FAILED_FOR: Duration = Duration::from_secs(1);
 pub(crate) struct Fleet {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     counts: Arc<Mutex<HashMap<String, usize>>>,
+    demand: Demand,
 }
 
 /// What routing one request found.
 pub(crate) enum Found {
     /// An endpoint; it counts as busy until this is dropped.
     Endpoint(InFlight),
-    /// The model exists and nobody can answer now.
-    NobodyReady,
-    /// The model exists and has no replica: it was scaled to zero.
+    /// The model exists and nobody can answer now; of this deployment somebody will.
+    NobodyReady(String),
+    /// The model exists, has no replica, and none will come: it was scaled to zero by hand.
     NoReplica,
     /// No such model.
     NoModel,
@@ -36,6 +39,7 @@ pub(crate) struct InFlight {
     counts: Arc<Mutex<HashMap<String, usize>>>,
     address: String,
     version: SnapshotVersion,
+    _wanted: Wanted,
 }
 
 /// Where one request has failed, and when.
@@ -62,12 +66,17 @@ impl Failures {
 
 impl Fleet {
     pub(crate) fn new(snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
-        Self { snapshots, counts: Arc::default() }
+        Self { snapshots, counts: Arc::default(), demand: Demand::default() }
     }
 
     /// The last snapshot.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
+    }
+
+    /// What clients want of it.
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// A receiver of its own for a request that waits.
@@ -79,7 +88,7 @@ impl Fleet {
     pub(crate) fn find(&self, model: &str, failures: &Failures) -> Found {
         let snapshot = self.snapshot();
         let Some(entry) = snapshot.models.get(model) else { return Found::NoModel };
-        if entry.endpoints.is_empty() {
+        if entry.endpoints.is_empty() && !entry.wakes {
             return Found::NoReplica;
         }
         let mut counts = locked(&self.counts);
@@ -94,11 +103,14 @@ impl Fleet {
                 failed_before: failures.avoid(&endpoint.address, snapshot.version),
             })
             .collect();
-        let Some(chosen) = route::pick(&candidates).chosen else { return Found::NobodyReady };
+        let Some(chosen) = route::pick(&candidates).chosen else {
+            return Found::NobodyReady(entry.deployment.clone());
+        };
         let address = entry.endpoints[chosen].address.clone();
         *counts.entry(address.clone()).or_default() += 1;
         let counts = self.counts.clone();
-        Found::Endpoint(InFlight { counts, address, version: snapshot.version })
+        let wanted = self.demand.in_flight(&entry.deployment);
+        Found::Endpoint(InFlight { counts, address, version: snapshot.version, _wanted: wanted })
     }
 }
 
@@ -142,7 +154,8 @@ mod tests {
         let endpoints = vec![endpoint("a"), endpoint("b")];
         let model = ModelEndpoints { endpoints, ..ModelEndpoints::default() };
         let version = SnapshotVersion { epoch: 0, sequence };
-        Arc::new(Snapshot { version, models: [("m".to_owned(), model)].into() })
+        let models = [("m".to_owned(), model)].into();
+        Arc::new(Snapshot { version, models, tenants: vec![] })
     }
 
     #[track_caller]
@@ -172,7 +185,7 @@ mod tests {
         let mut failures = Failures::default();
         failures.add(&check("a is first", fleet.find("m", &failures), "a:1"));
         failures.add(&check("then b", fleet.find("m", &failures), "b:1"));
-        assert!(matches!(fleet.find("m", &failures), Found::NobodyReady));
+        assert!(matches!(fleet.find("m", &failures), Found::NobodyReady(_)));
         sender.send_replace(snapshot(2));
         check("a newer snapshot may know better", fleet.find("m", &failures), "a:1");
     }

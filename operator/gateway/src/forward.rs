@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::fleet::{Failures, Fleet, Found, InFlight};
 use crate::headers;
+use crate::keys::Keyring;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 
@@ -34,6 +35,7 @@ const IDLE_CONNECTIONS_MAX: usize = 64;
 pub(crate) struct Forwarder {
     client: Client<HttpConnector, Full<Bytes>>,
     fleet: Fleet,
+    keyring: Arc<Keyring>,
     waiting: Arc<Semaphore>,
     limits: Limits,
     metrics: Metrics,
@@ -47,6 +49,7 @@ pub(crate) struct Outgoing {
     pub(crate) body: Bytes,
     pub(crate) model: String,
     pub(crate) request_id: HeaderValue,
+    pub(crate) tenant: Option<HeaderValue>,
 }
 
 /// The head of an answer and its first bytes; nothing has reached the client yet.
@@ -60,16 +63,18 @@ pub(crate) struct Begun {
 }
 
 impl Forwarder {
-    pub(crate) fn new(fleet: Fleet, limits: Limits, metrics: Metrics) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(limits.connect));
+    pub(crate) fn new(
+        fleet: Fleet,
+        keyring: Arc<Keyring>,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(connector);
+            .build(connector(&limits));
         let waiting = Arc::new(Semaphore::new(limits.waiting_max));
-        Self { client, fleet, waiting, limits, metrics }
+        Self { client, fleet, keyring, waiting, limits, metrics }
     }
 
     /// Sends the request to one endpoint after another until one begins to answer.
@@ -80,7 +85,7 @@ impl Forwarder {
         let deadline = Instant::now() + self.limits.wait;
         let mut failures = Failures::default();
         loop {
-            let in_flight = self.endpoint(&outgoing.model, &failures, deadline).await?;
+            let in_flight = self.endpoint(outgoing, &failures, deadline).await?;
             let (reason, in_flight) = match self.attempt(outgoing, in_flight).await {
                 Ok(begun) => return Ok(begun),
                 Err(missed) => missed,
@@ -96,30 +101,32 @@ impl Forwarder {
         }
     }
 
-    /// An endpoint for `model`, waiting for one if need be.
+    /// An endpoint for the request's model, waiting for one if need be. A key that is revoked, or
+    /// expires, meanwhile is refused.
     async fn endpoint(
         &self,
-        model: &str,
+        outgoing: &Outgoing,
         failures: &Failures,
         deadline: Instant,
     ) -> Result<InFlight, ApiError> {
+        let model = &outgoing.model;
         let mut changes = self.fleet.changes();
         let mut place: Option<OwnedSemaphorePermit> = None;
-        let mut _gauge = None;
+        let mut _counted = None;
         loop {
             changes.mark_unchanged();
-            match self.fleet.find(model, failures) {
+            let deployment = match self.fleet.find(model, failures) {
                 Found::Endpoint(in_flight) => return Ok(in_flight),
                 Found::NoModel => return Err(ApiError::model_not_found(model)),
                 Found::NoReplica => {
                     return Err(busy("no_replica", "this model is scaled to zero replicas"));
                 }
-                Found::NobodyReady => {}
-            }
+                Found::NobodyReady(deployment) => deployment,
+            };
             if place.is_none() {
                 let full = |_| busy("queue_full", "too many requests wait for this model");
                 place = Some(self.waiting.clone().try_acquire_owned().map_err(full)?);
-                _gauge = Some(self.metrics.waiting());
+                _counted = Some((self.metrics.waiting(), self.fleet.demand().waiting(&deployment)));
             }
             let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
             let changed = timeout_at(look_again, changes.changed()).await;
@@ -130,6 +137,7 @@ impl Forwarder {
                     "no worker of this model became ready in time",
                 ));
             }
+            self.keyring.admit(&self.fleet.snapshot(), &outgoing.headers, model)?;
         }
     }
 
@@ -157,6 +165,14 @@ impl Forwarder {
     }
 }
 
+/// How workers are reached: the one place that knows.
+fn connector(limits: &Limits) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(limits.connect));
+    connector
+}
+
 fn busy(code: &'static str, message: &str) -> ApiError {
     ApiError::unavailable(code, message, RETRY_SECONDS)
 }
@@ -166,7 +182,8 @@ fn request(outgoing: &Outgoing, address: &str) -> Option<Request<Full<Bytes>>> {
     let mut request = Request::new(Full::new(outgoing.body.clone()));
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = uri;
-    *request.headers_mut() = headers::for_worker(&outgoing.headers, &outgoing.request_id);
+    let Outgoing { headers, request_id, tenant, .. } = outgoing;
+    *request.headers_mut() = headers::for_worker(headers, request_id, tenant.as_ref());
     Some(request)
 }
 

@@ -26,13 +26,20 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// What the client sent, less what is not for the worker: its key, the connection's own headers,
-/// and a tenant it may not name.
-pub(crate) fn for_worker(client: &HeaderMap, request_id: &HeaderValue) -> HeaderMap {
+/// and a tenant it may not name. `tenant` is whose key it was.
+pub(crate) fn for_worker(
+    client: &HeaderMap,
+    request_id: &HeaderValue,
+    tenant: Option<&HeaderValue>,
+) -> HeaderMap {
     let mut headers = end_to_end(client);
     for name in [header::HOST, header::AUTHORIZATION, header::CONTENT_LENGTH, header::EXPECT] {
         headers.remove(name);
     }
     headers.remove(TENANT);
+    if let Some(tenant) = tenant {
+        headers.insert(TENANT, tenant.clone());
+    }
     headers.insert(REQUEST_ID, request_id.clone());
     headers
 }
@@ -104,8 +111,11 @@ mod tests {
             ("x-naru-tenant", "bank"),
         ]);
         let id = HeaderValue::from_static("r1");
-        let passed = for_worker(&client, &id);
+        let passed = for_worker(&client, &id, None);
         assert_eq!(names(&passed), ["accept", "content-type", "x-request-id"]);
+        let saudi = HeaderValue::from_static("saudi");
+        let passed = for_worker(&client, &id, Some(&saudi));
+        assert_eq!(passed.get_all(TENANT).iter().collect::<Vec<_>>(), [&saudi]);
         let worker = headers(&[("content-length", "2"), ("connection", "close"), ("x-a", "1")]);
         assert_eq!(names(&for_client(&worker, &id)), ["content-length", "x-a", "x-request-id"]);
     }

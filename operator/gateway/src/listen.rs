@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, lookup_host};
 
+use crate::keys::KeyRule;
+
 /// Why the gateway does not listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -36,34 +38,53 @@ pub enum ListenError {
     },
 }
 
-/// Listens on `address` (`HOST:PORT`), which must be loopback: there are no tenants yet.
-pub async fn bind(address: &str) -> Result<TcpListener, ListenError> {
+/// Whom an address may be open to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This machine: there is no tenant, so nobody needs a key.
+    ThisMachine,
+    /// Whoever can reach it; they need keys.
+    Anywhere,
+}
+
+/// Listens on `address` (`HOST:PORT`), and says who needs a key there.
+///
+/// Errors: an address that is none, that cannot be listened on, or that reaches too far.
+pub async fn bind(address: &str, reach: Reach) -> Result<(TcpListener, KeyRule), ListenError> {
     let unresolved = |source| ListenError::Address { address: address.to_owned(), source };
     let mut resolved = lookup_host(address).await.map_err(unresolved)?;
     let none = || unresolved(std::io::ErrorKind::AddrNotAvailable.into());
     let address = resolved.next().ok_or_else(none)?;
-    if !address.ip().to_canonical().is_loopback() {
+    let is_loopback = address.ip().to_canonical().is_loopback();
+    if !is_loopback && reach == Reach::ThisMachine {
         return Err(ListenError::NotLoopback { address });
     }
-    TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
+    let bound = TcpListener::bind(address).await;
+    let listener = bound.map_err(|source| ListenError::Bind { address, source })?;
+    Ok((listener, if is_loopback { KeyRule::OnceTenantsExist } else { KeyRule::Always }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn check(fact: &str, address: &str, listens: bool) {
-        assert_eq!(bind(address).await.is_ok(), listens, "{fact}");
+    async fn check(fact: &str, address: &str, reach: Reach, rule: Option<KeyRule>) {
+        let bound = bind(address, reach).await;
+        assert_eq!(bound.ok().map(|(_, rule)| rule), rule, "{fact}");
     }
 
     #[tokio::test]
-    async fn only_this_machine() {
-        check("loopback", "127.0.0.1:0", true).await;
-        check("all of loopback", "127.8.8.8:0", true).await;
-        check("its name", "localhost:0", true).await;
-        check("every interface", "0.0.0.0:0", false).await;
-        check("every interface of IPv6", "[::]:0", false).await;
-        check("another machine's", "192.0.2.1:0", false).await;
-        check("no port", "127.0.0.1", false).await;
+    async fn who_needs_a_key() {
+        use KeyRule::{Always, OnceTenantsExist};
+        use Reach::{Anywhere, ThisMachine};
+        check("loopback", "127.0.0.1:0", ThisMachine, Some(OnceTenantsExist)).await;
+        check("all of loopback", "127.8.8.8:0", ThisMachine, Some(OnceTenantsExist)).await;
+        check("its name", "localhost:0", ThisMachine, Some(OnceTenantsExist)).await;
+        check("every interface", "0.0.0.0:0", ThisMachine, None).await;
+        check("every interface of IPv6", "[::]:0", ThisMachine, None).await;
+        check("another machine's", "192.0.2.1:0", ThisMachine, None).await;
+        check("no port", "127.0.0.1", ThisMachine, None).await;
+        check("every interface, with keys", "0.0.0.0:0", Anywhere, Some(Always)).await;
+        check("loopback with keys", "127.0.0.1:0", Anywhere, Some(OnceTenantsExist)).await;
     }
 }

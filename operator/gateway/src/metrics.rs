@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::fleet::Fleet;
+use crate::held::Freshness;
 
 /// From a refused request to a long answer.
 const SECONDS: [f64; 14] =
@@ -18,6 +19,7 @@ const SECONDS: [f64; 14] =
 pub(crate) struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
+    refusals: IntCounterVec,
     seconds: HistogramVec,
     first_byte_seconds: HistogramVec,
     in_flight: IntGaugeVec,
@@ -25,71 +27,76 @@ pub(crate) struct Metrics {
     retries: IntCounterVec,
     connections: IntGauge,
     ready: IntGaugeVec,
+    held: HeldMetrics,
+}
+
+/// What is told of the snapshot that is held.
+#[derive(Clone)]
+struct HeldMetrics {
+    epoch: IntGauge,
+    sequence: IntGauge,
+    age_seconds: Gauge,
+    connected: IntGauge,
+    refused: IntCounterVec,
+    write_failures: IntCounter,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let opts = |name: &str, help: &str| Opts::new(format!("naru_gateway_{name}"), help);
-        let histogram = |name: &str, help: &str| {
-            HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec())
-        };
-        let metrics = Self {
-            requests: IntCounterVec::new(
-                opts("requests_total", "Requests answered, by model and HTTP status."),
-                &["model", "status"],
+        let named = Named(Registry::new());
+        Ok(Self {
+            requests: named.counters(
+                "requests_total",
+                "Requests answered, by model, HTTP status and tenant.",
+                &["model", "status", "tenant"],
             )?,
-            seconds: HistogramVec::new(
-                histogram(
-                    "request_seconds",
-                    "From the head of a request to the end of its answer.",
-                ),
+            refusals: named.counters(
+                "refusals_total",
+                "Requests that the gateway itself refused, by the error's code and tenant.",
+                &["code", "tenant"],
+            )?,
+            seconds: named.seconds(
+                "request_seconds",
+                "From the head of a request to the end of its answer.",
+            )?,
+            first_byte_seconds: named.seconds(
+                "first_byte_seconds",
+                "From the head of a request to the first byte back.",
+            )?,
+            in_flight: named.gauges(
+                "requests_in_flight",
+                "Requests that are being answered.",
                 &["model"],
             )?,
-            first_byte_seconds: HistogramVec::new(
-                histogram(
-                    "first_byte_seconds",
-                    "From the head of a request to the first byte back.",
-                ),
-                &["model"],
-            )?,
-            in_flight: IntGaugeVec::new(
-                opts("requests_in_flight", "Requests that are being answered."),
-                &["model"],
-            )?,
-            waiting: IntGauge::with_opts(opts(
-                "requests_waiting",
-                "Requests that wait for a worker to become ready.",
-            ))?,
-            retries: IntCounterVec::new(
-                opts("attempts_failed_total", "Attempts at a worker that gave nothing, by reason."),
+            waiting: named
+                .gauge("requests_waiting", "Requests that wait for a worker to become ready.")?,
+            retries: named.counters(
+                "attempts_failed_total",
+                "Attempts at a worker that gave nothing, by reason.",
                 &["reason"],
             )?,
-            connections: IntGauge::with_opts(opts("connections", "Connections of clients."))?,
-            ready: IntGaugeVec::new(
-                opts("endpoints_ready", "Endpoints that answer, by model."),
+            connections: named.gauge("connections", "Connections of clients.")?,
+            ready: named.gauges(
+                "endpoints_ready",
+                "Endpoints that answer, by model.",
                 &["model"],
             )?,
-            registry,
-        };
-        metrics.registry.register(Box::new(metrics.requests.clone()))?;
-        metrics.registry.register(Box::new(metrics.seconds.clone()))?;
-        metrics.registry.register(Box::new(metrics.first_byte_seconds.clone()))?;
-        metrics.registry.register(Box::new(metrics.in_flight.clone()))?;
-        metrics.registry.register(Box::new(metrics.waiting.clone()))?;
-        metrics.registry.register(Box::new(metrics.retries.clone()))?;
-        metrics.registry.register(Box::new(metrics.connections.clone()))?;
-        metrics.registry.register(Box::new(metrics.ready.clone()))?;
-        Ok(metrics)
+            held: HeldMetrics::new(&named)?,
+            registry: named.0,
+        })
     }
 
     /// The Prometheus text page.
-    pub(crate) fn page(&self, fleet: &Fleet) -> Vec<u8> {
+    pub(crate) fn page(&self, fleet: &Fleet, freshness: &Freshness) -> Vec<u8> {
+        let snapshot = fleet.snapshot();
         self.ready.reset();
-        for (model, entry) in &fleet.snapshot().models {
+        for (model, entry) in &snapshot.models {
             let ready = entry.endpoints.iter().filter(|e| e.ready && !e.draining).count();
             self.ready.with_label_values(&[model]).set(i64::try_from(ready).unwrap_or(i64::MAX));
         }
+        self.held.epoch.set(i64::try_from(snapshot.version.epoch).unwrap_or(i64::MAX));
+        self.held.sequence.set(i64::try_from(snapshot.version.sequence).unwrap_or(i64::MAX));
+        self.held.age_seconds.set(freshness.age().as_secs_f64());
         let mut page = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut page) {
             tracing::error!(%error, "writing the metrics page");
@@ -102,6 +109,11 @@ impl Metrics {
         self.retries.with_label_values(&[reason]).inc();
     }
 
+    /// The gateway itself said no; `code` is one of the protocol's own.
+    pub(crate) fn refused(&self, code: &'static str, tenant: &str) {
+        self.refusals.with_label_values(&[code, tenant]).inc();
+    }
+
     /// Counts one more waiting request until the result is dropped.
     pub(crate) fn waiting(&self) -> Counted {
         Counted::one(&self.waiting)
@@ -112,15 +124,102 @@ impl Metrics {
         Counted::one(&self.connections)
     }
 
-    /// Follows one request until the result is dropped. `model` is "" when there is none such.
-    pub(crate) fn request(&self, model: &str) -> Timer {
+    /// Whether snapshots are being heard.
+    pub(crate) fn operator_connected(&self, is_connected: bool) {
+        self.held.connected.set(i64::from(is_connected));
+    }
+
+    /// A snapshot was not taken; `reason` is one of the follower's own few.
+    pub(crate) fn snapshot_refused(&self, reason: &'static str) {
+        self.held.refused.with_label_values(&[reason]).inc();
+    }
+
+    /// The disk did not take a snapshot.
+    pub(crate) fn snapshot_write_failed(&self) {
+        self.held.write_failures.inc();
+    }
+
+    /// Follows one request until the result is dropped. `model` and `tenant` are "" when there is
+    /// none such.
+    pub(crate) fn request(&self, model: &str, tenant: &str) -> Timer {
         let in_flight = self.in_flight.with_label_values(&[model]);
         Timer {
             metrics: self.clone(),
             model: model.to_owned(),
+            tenant: tenant.to_owned(),
             begun: Instant::now(),
             _in_flight: Counted::one(&in_flight),
         }
+    }
+}
+
+impl HeldMetrics {
+    fn new(named: &Named) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            epoch: named.gauge("snapshot_epoch", "Leader whose snapshot is served by.")?,
+            sequence: named
+                .gauge("snapshot_sequence", "Number of that snapshot, of its leader.")?,
+            age_seconds: named.added(Gauge::with_opts(Named::opts(
+                "snapshot_age_seconds",
+                "Since when the snapshot may be out of date; 0 while changes are heard at once.",
+            ))?)?,
+            connected: named
+                .gauge("operator_connected", "1 while an operator's snapshots are followed.")?,
+            refused: named.counters(
+                "snapshots_refused_total",
+                "Snapshots that were not taken: stale or invalid.",
+                &["reason"],
+            )?,
+            write_failures: named.added(IntCounter::with_opts(Named::opts(
+                "snapshot_write_failures_total",
+                "Snapshots that could not be kept on disk.",
+            ))?)?,
+        })
+    }
+}
+
+/// Makes metrics with the gateway's prefix, and registers them.
+struct Named(Registry);
+
+impl Named {
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(format!("naru_gateway_{name}"), help)
+    }
+
+    fn added<T>(&self, metric: T) -> Result<T, prometheus::Error>
+    where
+        T: prometheus::core::Collector + Clone + 'static,
+    {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.added(IntGauge::with_opts(Self::opts(name, help))?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.added(IntGaugeVec::new(Self::opts(name, help), labels)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.added(IntCounterVec::new(Self::opts(name, help), labels)?)
+    }
+
+    /// Durations by model.
+    fn seconds(&self, name: &str, help: &str) -> Result<HistogramVec, prometheus::Error> {
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(SECONDS.to_vec());
+        self.added(HistogramVec::new(opts, &["model"])?)
     }
 }
 
@@ -144,6 +243,7 @@ impl Drop for Counted {
 pub(crate) struct Timer {
     metrics: Metrics,
     model: String,
+    tenant: String,
     begun: Instant,
     _in_flight: Counted,
 }
@@ -151,8 +251,8 @@ pub(crate) struct Timer {
 impl Timer {
     /// The answer has begun, with this HTTP status.
     pub(crate) fn answered(&self, status: u16) {
-        let model = self.model.as_str();
-        self.metrics.requests.with_label_values(&[model, &status.to_string()]).inc();
+        let (model, status, tenant) = (&self.model, &status.to_string(), &self.tenant);
+        self.metrics.requests.with_label_values(&[model, status, tenant]).inc();
         let seconds = self.begun.elapsed().as_secs_f64();
         self.metrics.first_byte_seconds.with_label_values(&[model]).observe(seconds);
     }

@@ -12,12 +12,14 @@ use naru_protocol::openai::ApiError;
 use crate::fleet::InFlight;
 use crate::forward::Begun;
 use crate::metrics::Timer;
+use crate::quota::Place;
 
 /// The response that carries what a worker has begun to answer.
-pub(crate) fn response(begun: Begun, timer: Timer) -> Response<axum::body::Body> {
+pub(crate) fn response(begun: Begun, timer: Timer, place: Place) -> Response<axum::body::Body> {
     let Begun { status, headers, first, rest, in_flight } = begun;
     let is_events = is_event_stream(&headers);
-    let relay = Relay { first, rest, is_events, _in_flight: in_flight, _timer: timer };
+    let relay =
+        Relay { first, rest, is_events, _in_flight: in_flight, _timer: timer, _place: place };
     let mut response = Response::new(axum::body::Body::new(relay));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -37,6 +39,7 @@ struct Relay {
     is_events: bool,
     _in_flight: InFlight,
     _timer: Timer,
+    _place: Place,
 }
 
 impl Body for Relay {

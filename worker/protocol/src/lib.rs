@@ -3,7 +3,8 @@
 //! - [`worker::v1`]: the gRPC between the control side and one member (`Status`, `Drain`).
 //! - [`openai`]: requests as clients send them, read strictly, and the answers and errors they
 //!   get. Gateway and worker refuse with the same words because both refuse through here.
-//! - [`Snapshot`]: which models exist and where, as the control side tells the gateway.
+//! - [`Snapshot`]: which models exist, where, and who may use them, as the control side tells the
+//!   gateway; [`control::v1`] is the gRPC by which it does (`Follow`).
 //! - [`tls`]: how they prove to each other who they are.
 //! - [`Unstalled`]: how both treat a peer that stopped reading.
 
@@ -12,7 +13,10 @@ mod snapshot;
 pub mod tls;
 mod unstalled;
 
-pub use snapshot::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
+pub use snapshot::{
+    Access, Endpoint, InvalidDigest, InvalidSnapshot, KeyDigest, ModelEndpoints, Snapshot,
+    SnapshotVersion, TenantKey, TenantKeys,
+};
 pub use unstalled::Unstalled;
 
 /// The gRPC of a member.
@@ -21,5 +25,14 @@ pub mod worker {
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
     pub mod v1 {
         tonic::include_proto!("naru.worker.v1");
+    }
+}
+
+/// The gRPC between the operator's leader and gateways.
+pub mod control {
+    /// Version 1, generated from `proto/naru/control/v1/control.proto`.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
+    pub mod v1 {
+        tonic::include_proto!("naru.control.v1");
     }
 }

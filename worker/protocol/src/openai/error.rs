@@ -101,6 +101,12 @@ impl ApiError {
         Self::new(401, INVALID, Some("invalid_api_key"), message)
     }
 
+    /// 401: a key that was good until its day.
+    pub fn expired_api_key() -> Self {
+        let message = "this API key has expired: ask for a new one";
+        Self::new(401, INVALID, Some("invalid_api_key"), message)
+    }
+
     /// 403: a known key that may not do this.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(403, INVALID, Some("permission_denied"), message)

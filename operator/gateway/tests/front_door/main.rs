@@ -1,6 +1,9 @@
 //! The gateway over real sockets, in front of small scripted workers.
 #![allow(clippy::unwrap_used)] // all of this is a test, also what is no #[test] function
 
+mod follow;
+mod keys;
+mod operator;
 mod scripted;
 
 use std::time::Duration;
@@ -28,7 +31,8 @@ async fn bytes_and_headers_pass_untouched() {
     let body = r#"{"model":"m",  "unknown":{"x":[1,2]}}"#;
     let sent = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: naru\r\nauthorization: Bearer k\r\n\
-         x-naru-tenant: bank\r\nx-custom: kept\r\nx-request-id: r-7\r\nconnection: close\r\n\
+         x-naru-tenant: bank\r\nx-custom: kept\r\ntraceparent: 00-1-2-01\r\n\
+         x-request-id: r-7\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -39,6 +43,7 @@ async fn bytes_and_headers_pass_untouched() {
     let seen = worker.requests().remove(0);
     assert!(seen.ends_with(body), "{seen}");
     assert!(seen.contains("x-custom: kept") && seen.contains("x-request-id: r-7"), "{seen}");
+    assert!(seen.contains("traceparent: 00-1-2-01"), "{seen}");
     assert!(!seen.contains("Bearer") && !seen.contains("bank"), "{seen}");
 }
 
@@ -75,7 +80,10 @@ async fn refusals() {
     }
     assert!(worker.requests().is_empty(), "none of them reached the worker");
     let page = front.metrics().await;
-    assert!(page.contains("naru_gateway_requests_total{model=\"\",status=\"404\"} 1"), "{page}");
+    assert!(
+        page.contains("naru_gateway_requests_total{model=\"\",status=\"404\",tenant=\"\"} 2"),
+        "{page}"
+    );
     assert!(!page.contains("model=\"x\""), "clients do not choose labels: {page}");
 }
 
@@ -121,6 +129,21 @@ async fn a_request_waits_for_its_worker() {
     let body = chat_body("m");
     let (answer, ()) = tokio::join!(front.post(&body), async {
         sleep(Duration::from_millis(200)).await;
+        front.publish(&[("m", &[endpoint("a", &worker)])]);
+    });
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_wakes_a_model_that_sleeps() {
+    let worker = Worker::start(ANSWER, Then::Close).await;
+    let front = Front::start(&[("m", &[])], Limits::default()).await;
+    let mut asleep = (*front.snapshot()).clone();
+    asleep.models.get_mut("m").unwrap().wakes = true;
+    front.publish_snapshot(asleep);
+    let body = chat_body("m");
+    let (answer, ()) = tokio::join!(front.post(&body), async {
+        front.shows("naru_gateway_requests_waiting 1").await;
         front.publish(&[("m", &[endpoint("a", &worker)])]);
     });
     assert_eq!(answer.status, 200);

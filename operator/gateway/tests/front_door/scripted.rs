@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use naru_gateway::{Gateway, Limits, ops_router, serve};
+use naru_gateway::{Gateway, KeyRule, Limits, ops_router, serve};
 use naru_protocol::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -149,8 +149,18 @@ pub(crate) struct Front {
 
 impl Front {
     pub(crate) async fn start(models: &[(&str, &[Endpoint])], limits: Limits) -> Self {
-        let (snapshots, receiver) = watch::channel(snapshot(1, models));
-        let gateway = Gateway::new(receiver, limits).unwrap();
+        Self::with(snapshot(1, models), KeyRule::OnceTenantsExist, limits).await
+    }
+
+    /// One that begins with this snapshot.
+    pub(crate) async fn with(snapshot: Snapshot, keys: KeyRule, limits: Limits) -> Self {
+        let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
+        let gateway = Gateway::new(receiver, keys, limits).unwrap();
+        Self::of(gateway, snapshots).await
+    }
+
+    /// The sockets of a gateway.
+    pub(crate) async fn of(gateway: Gateway, snapshots: watch::Sender<Arc<Snapshot>>) -> Self {
         let (stop, stops) = watch::channel(None);
         let (ready, is_ready) = watch::channel(Ok(()));
         let [api, ops] = [
@@ -168,7 +178,28 @@ impl Front {
 
     pub(crate) fn publish(&self, models: &[(&str, &[Endpoint])]) {
         let sequence = self.snapshots.borrow().version.sequence + 1;
-        self.snapshots.send_replace(snapshot(sequence, models));
+        self.publish_snapshot(snapshot(sequence, models));
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// This, as the next snapshot.
+    pub(crate) fn publish_snapshot(&self, mut snapshot: Snapshot) {
+        snapshot.version.sequence = self.snapshots.borrow().version.sequence + 1;
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// Waits until the metrics say this.
+    pub(crate) async fn shows(&self, line: &str) {
+        let comes = async {
+            while !self.metrics().await.contains(line) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(10), comes).await;
+        assert!(came.is_ok(), "{line} is not in {}", self.metrics().await);
     }
 
     /// A connection on which this has been said.
@@ -191,12 +222,23 @@ impl Front {
     }
 
     pub(crate) async fn post(&self, body: &str) -> Answer {
+        self.post_with("", body).await
+    }
+
+    /// `headers`: whole lines.
+    pub(crate) async fn post_with(&self, headers: &str, body: &str) -> Answer {
         let length = body.len();
         let said = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: naru\r\nconnection: close\r\n\
-             content-length: {length}\r\n\r\n{body}"
+             {headers}content-length: {length}\r\n\r\n{body}"
         );
         self.send(&said).await
+    }
+
+    /// `headers`: whole lines.
+    pub(crate) async fn get_with(&self, headers: &str, path: &str) -> Answer {
+        let line = format!("GET {path} HTTP/1.1\r\n");
+        self.send(&format!("{line}host: naru\r\nconnection: close\r\n{headers}\r\n")).await
     }
 
     /// The first bytes that come back, while the request is not complete yet.
@@ -227,13 +269,14 @@ impl Front {
     }
 }
 
-fn snapshot(sequence: u64, models: &[(&str, &[Endpoint])]) -> Arc<Snapshot> {
+pub(crate) fn snapshot(sequence: u64, models: &[(&str, &[Endpoint])]) -> Snapshot {
     let entry = |(name, endpoints): &(&str, &[Endpoint])| {
         let endpoints = endpoints.to_vec();
-        (name.to_string(), ModelEndpoints { endpoints, ..ModelEndpoints::default() })
+        let deployment = format!("default/{name}");
+        (name.to_string(), ModelEndpoints { deployment, endpoints, ..ModelEndpoints::default() })
     };
     let version = SnapshotVersion { epoch: 1, sequence };
-    Arc::new(Snapshot { version, models: models.iter().map(entry).collect() })
+    Snapshot { version, models: models.iter().map(entry).collect(), tenants: vec![] }
 }
 
 /// An answer as it was on the wire.
