@@ -1,6 +1,8 @@
 //! The one control binary: it only wires.
 
 mod failure;
+mod gateway;
+mod key;
 mod logs;
 mod operator;
 mod signals;
@@ -32,6 +34,10 @@ enum Command {
     Up(up::Arguments),
     /// Run the control loop of a Kubernetes cluster, until SIGTERM
     Operator(operator::Arguments),
+    /// Serve the OpenAI API for a fleet, following an operator
+    Gateway(gateway::Arguments),
+    /// Make keys for tenants
+    Key(key::Arguments),
     /// Print the custom resource definitions, ready for `kubectl apply -f -`
     Crds,
 }
@@ -40,6 +46,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Up(arguments) => up::run(arguments),
         Command::Operator(arguments) => operator::run(&arguments),
+        Command::Gateway(arguments) => gateway::run(arguments),
+        Command::Key(arguments) => key::run(arguments),
         Command::Crds => print_crds().map_err(Failure::Failed),
     };
     let (code, error) = match result {
