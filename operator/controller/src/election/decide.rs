@@ -26,6 +26,9 @@ pub(super) enum Step {
 pub(super) struct View<'a> {
     /// The name of this process, and of no other.
     pub(super) identity: &'a str,
+    /// Whether it leads. One that stopped and finds that it still has the lease begins anew, so
+    /// that what it published before is older than what comes.
+    pub(super) leads: bool,
     /// How the names of earlier processes in the same place begin, where there is only ever one
     /// at a time: they are dead.
     pub(super) place: Option<&'a str>,
@@ -40,14 +43,14 @@ pub(super) struct View<'a> {
 /// Decides about a lease; `None`: there is none. The longer of its holder's own duration and the
 /// candidate's counts.
 pub(super) fn decide(spec: Option<&LeaseSpec>, view: View<'_>) -> Step {
-    let View { identity, place, unchanged, lease, beginning } = view;
+    let View { identity, leads, place, unchanged, lease, beginning } = view;
     let Some(spec) = spec else { return Step::Take { transitions: beginning } };
     let transitions = spec.lease_transitions.unwrap_or(beginning);
     let holder = spec.holder_identity.as_deref().unwrap_or_default();
-    if holder == identity {
+    if holder == identity && leads {
         return Step::Renew { transitions };
     }
-    let is_dead = place.is_some_and(|place| holder.starts_with(place));
+    let is_dead = holder == identity || place.is_some_and(|place| holder.starts_with(place));
     let promised = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
     let is_over = unchanged >= Duration::from_secs(promised).max(lease);
     if holder.is_empty() || is_dead || is_over {
@@ -75,8 +78,16 @@ mod tests {
     fn check(fact: &str, spec: Option<LeaseSpec>, unchanged: u64, expected: Step) {
         let unchanged = Duration::from_secs(unchanged);
         let (identity, place, beginning) = ("me_2", Some("me_"), 100);
-        let view = View { identity, place, unchanged, lease: LEASE, beginning };
+        let view = View { identity, leads: true, place, unchanged, lease: LEASE, beginning };
         assert_eq!(decide(spec.as_ref(), view), expected, "{fact}");
+    }
+
+    #[test]
+    fn who_stopped_begins_anew() {
+        let (identity, place, unchanged) = ("me_2", None, Duration::ZERO);
+        let view = View { identity, leads: false, place, unchanged, lease: LEASE, beginning: 0 };
+        let own = held_by("me_2", 15, 3);
+        assert_eq!(decide(Some(&own), view), Step::Take { transitions: 4 });
     }
 
     #[test]

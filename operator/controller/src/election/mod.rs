@@ -108,12 +108,13 @@ impl Candidate {
         loop {
             let begun = Instant::now();
             // A call that hangs must not outlast the time in which it would still count.
+            let leads = leadership.borrow().is_some();
             let left = match *leadership.borrow() {
                 Some(_) => self.timing.renew.saturating_sub(renewed.elapsed()),
                 None => self.timing.renew,
             };
             let attempt = tokio::select! {
-                attempt = timeout(left, self.attempt()) => attempt,
+                attempt = timeout(left, self.attempt(leads)) => attempt,
                 Ok(_) = stop.wait_for(|stop| *stop) => break,
             };
             match attempt {
@@ -146,7 +147,7 @@ impl Candidate {
     }
 
     /// Looks at the lease, and takes or renews it when that may be.
-    async fn attempt(&mut self) -> Result<Leadership, kube::Error> {
+    async fn attempt(&mut self, leads: bool) -> Result<Leadership, kube::Error> {
         let live = self.leases.get_opt(&self.name).await?;
         let now = Instant::now();
         let is_same = |seen: &Lease, live: &Lease| {
@@ -161,6 +162,7 @@ impl Candidate {
         let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| now - *since);
         let view = View {
             identity: &self.identity.process,
+            leads,
             place: self.identity.place.as_deref(),
             unchanged,
             lease: self.timing.lease,

@@ -92,11 +92,7 @@ impl Cluster {
     /// Takes what a watch told; returns the deployments it is about.
     pub(super) fn take(&mut self, seen: Seen) -> Changed {
         Changed::Only(match seen {
-            Seen::Deployment(event) => {
-                let names = self.deployments.take(event);
-                names.iter().for_each(|name| self.read_wish(name));
-                names
-            }
+            Seen::Deployment(event) => self.take_deployment(event),
             Seen::Set(event) => self.sets.take(event),
             Seen::Pod(event) => self.pods.take(event),
             Seen::Service(event) => self.services.take(event),
@@ -110,17 +106,30 @@ impl Cluster {
         })
     }
 
-    fn read_wish(&mut self, name: &DeploymentName) {
+    fn take_deployment(&mut self, event: Event<DynamicObject>) -> BTreeSet<DeploymentName> {
+        let mut parsed = None;
+        let event = event.modify(|object| {
+            parsed = Some(parse(object));
+            keep_status(object);
+        });
+        let names = self.deployments.take(event);
+        for name in &names {
+            self.read_wish(name, parsed.take());
+        }
+        names
+    }
+
+    fn read_wish(&mut self, name: &DeploymentName, parsed: Option<Result<Desired, String>>) {
         let object = self.deployments.get(name, name.name());
-        let Some(object) = object.filter(|object| object.metadata.deletion_timestamp.is_none())
-        else {
+        let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
+        let (Some(object), Some(parsed)) = (object, parsed) else {
             // The garbage collector does the rest.
             self.has_new_wishes |= self.wishes.remove(name).is_some();
             return;
         };
         let created = object.creation_timestamp().as_ref().map_or(Moment(0), observe::moment);
         let owner = build::owner(&object.metadata);
-        let wish = Wish { parsed: parse(object), owner, created };
+        let wish = Wish { parsed, owner, created };
         if self.wishes.get(name) != Some(&wish) {
             self.wishes.insert(name.clone(), wish);
             self.has_new_wishes = true;
@@ -275,6 +284,14 @@ fn parse(object: &DynamicObject) -> Result<Desired, String> {
             problems.into_iter().map(|(path, words)| format!("{path}: {words}")).collect();
         words.join("; ")
     })
+}
+
+/// Leaves of an object what is looked at again: the wish in it has been read.
+fn keep_status(object: &mut DynamicObject) {
+    object.metadata.annotations = None;
+    if let Some(fields) = object.data.as_object_mut() {
+        fields.retain(|field, _| field == "status");
+    }
 }
 
 fn own_name(object: &DynamicObject) -> Option<DeploymentName> {

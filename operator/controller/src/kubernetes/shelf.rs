@@ -61,7 +61,7 @@ impl<K: ResourceExt> Shelf<K> {
     }
 
     fn put(&mut self, key: Key, mut object: K) -> BTreeSet<DeploymentName> {
-        object.managed_fields_mut().clear(); // large, and nobody's business here
+        object.meta_mut().managed_fields = None; // large, and nobody's business here
         let name = key.0.clone();
         // What was written is filed from the answer, so a watch may tell of older versions after.
         let before = self.objects.get(&key).map(version);
