@@ -8,6 +8,7 @@ they are left out, and so are all on a machine that cannot have one. What was le
 import os
 import re
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ LEFT_OUT = pytest.StashKey()
 
 
 def pytest_configure(config):
+    # Told to end, as by a time limit of CI, the session still takes its cluster down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", MARKER)
 
 

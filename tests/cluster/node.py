@@ -10,7 +10,7 @@ from . import images, network
 from .failure import Failed, until
 from .machine import Machine
 
-START_SECONDS_MAX = 60
+START_SECONDS_MAX = 120
 
 CONTAINERD = """version = 2
 root = "{directory}/containerd"
