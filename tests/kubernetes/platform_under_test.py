@@ -127,7 +127,7 @@ def deployment(name=MODEL, uri=None, pod_template=None, **spec):
     """A ModelDeployment; by default of SmolLM2, which two threads answer from."""
     trusting = {
         "env": [{"name": "SSL_CERT_FILE", "value": "/etc/trust/ca.crt"}],
-        "volumes": [{"name": "trust", "mountPath": "/etc/trust", "configMap": "trust"}],
+        "volumes": [{"name": "trust", "mountPath": "/etc/trust", "configMap": {"name": "trust"}}],
     }
     whole = {
         "model": {"uri": uri or weights.uri(serving.SMOLLM2)},
