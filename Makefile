@@ -27,7 +27,8 @@ up: ## build naru, fetch the demo model, start it on 127.0.0.1:8080, ask it one 
 
 models: ## fetch the models that the tests run, once, into the cache directory
 	@tests/prerequisites.sh
-	@python=$$(tests/python.sh fetch) && "$$python" tests/models/fetch.py
+	@python=$$(tests/python.sh models tests/models/requirements.txt) && \
+	"$$python" tests/models/fetch.py && "$$python" tests/models/dequantise.py
 
 check: ## the inner loop: format, lints, unit tests
 	@tests/prerequisites.sh fmt clippy
@@ -81,4 +82,5 @@ bench: models ## naru beside llama.cpp on this machine; docs/benchmarks/cpu.md s
 fixtures: models ## ask llama.cpp again for what tests/tests/peer.rs expects (rarely needed)
 	@python=$$(tests/python.sh peer tests/peers/requirements.txt) && \
 	"$$python" tests/peers/make_fixture.py $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf tests/peers/fixtures/smollm2.jsonl.gz && \
+	"$$python" tests/peers/make_fixture.py $(CACHE)/models/SmolLM2-135M-Instruct.F32.gguf tests/peers/fixtures/smollm2-f32.jsonl.gz --float && \
 	"$$python" tests/peers/make_fixture.py $(CACHE)/models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf tests/peers/fixtures/qwen2.5-coder.jsonl.gz

@@ -5,7 +5,11 @@ For one model: the token ids of every line of tests/peers/text, and for 40 promp
 ten in each of four languages, the peer's 32 greedy tokens with the logarithm of the probability of each and of its
 nearest rivals. Nothing is filtered: what the seed picks is what is written.
 
-    make_fixture.py MODEL.gguf tests/peers/fixtures/NAME.jsonl.gz
+    make_fixture.py MODEL.gguf tests/peers/fixtures/NAME.jsonl.gz [--float]
+
+--float is for an F32 copy of a quantised model: the peer then keeps keys and values as F32, without flash attention, and
+so computes all in floating point; and only the lines that prompts are made of are written, since the quantised model's
+fixture has the ids of all.
 
 `tests/tests/peer.rs` reads the result. Run it again only when a model, a text or the peer's version changes.
 """
@@ -44,7 +48,7 @@ def lines(language):
 class Peer:
     """llama.cpp's own HTTP server in this process."""
 
-    def __init__(self, model):
+    def __init__(self, model, floats):
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -54,6 +58,9 @@ class Peer:
         params.cpuparams.n_threads = 2
         params.cpuparams_batch.n_threads = 2
         params.verbosity = 0
+        if floats:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = xllamacpp.Server(params)
 
     def post(self, path, body):
@@ -96,8 +103,8 @@ class Peer:
         return steps
 
 
-def main(model, output):
-    peer = Peer(model)
+def main(model, output, floats):
+    peer = Peer(model, floats)
     picker = random.Random(SEED)
     with open(model, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -111,9 +118,11 @@ def main(model, output):
     ]
     for language in LANGUAGES:
         tokens = [peer.tokenize(text) for text in lines(language)]
-        records += [{"language": language, "line": i, "ids": ids} for i, ids in enumerate(tokens)]
         print(f"{language}: {len(tokens)} lines, {sum(map(len, tokens))} tokens", file=sys.stderr)
-        for line in sorted(picker.sample(range(len(tokens)), PROMPTS_PER_LANGUAGE)):
+        prompts = sorted(picker.sample(range(len(tokens)), PROMPTS_PER_LANGUAGE))
+        for line in prompts if floats else range(len(tokens)):
+            records.append({"language": language, "line": line, "ids": tokens[line]})
+        for line in prompts:
             steps = peer.greedy(tokens[line])
             records.append({"language": language, "prompt": line, "greedy": steps})
     # No name and no time in the header, so that the same answers make the same file.
@@ -123,6 +132,6 @@ def main(model, output):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4) or sys.argv[3:] not in ([], ["--float"]):
         sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1], sys.argv[2], floats=len(sys.argv) == 4)
