@@ -2,11 +2,13 @@
 // Clippy's leave for tests does not reach the functions beside them.
 #![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
+mod checkpoints;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use checkpoints::SMOLLM2;
 use naru_engine::{
     Decoder, EncodeOptions, Engine, EngineConfig, EngineStats, Event, Limits, LocalDecoder,
     ModelFiles, PrefixCache, Request, RequestId, Sampling, Shard, StopRules, TokenOutput,
@@ -14,7 +16,6 @@ use naru_engine::{
 };
 use naru_kernels::ComputePool;
 
-const MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const REQUESTS: u64 = 32;
 const STEPS_MAX: usize = 20_000;
 
@@ -57,19 +58,6 @@ const ENDINGS: [&str; 8] = [
     "1, 1, 2, 3, 5, 8,",
     "مرحبا",
 ];
-
-fn cache_root() -> PathBuf {
-    let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let home = || named("HOME").map(|home| home.join(".cache"));
-    let cache = || named("XDG_CACHE_HOME").or_else(home).map(|cache| cache.join("naru"));
-    named("NARU_CACHE_DIR").or_else(cache).expect("HOME is set")
-}
-
-fn model_files() -> ModelFiles {
-    let path = cache_root().join("models").join(MODEL);
-    assert!(path.exists(), "{} is missing: run `make models`", path.display());
-    ModelFiles::open(&path).unwrap()
-}
 
 fn engine(files: &ModelFiles, tokenizer: Arc<Tokenizer>, config: EngineConfig) -> Engine {
     let threads = NonZeroUsize::new(2).unwrap();
@@ -142,7 +130,7 @@ fn serve(engine: &mut Engine, requests: impl Iterator<Item = Request>) -> (Told,
 
 #[test]
 fn thirty_two_mixed_requests_each_equal_themselves_alone() {
-    let files = model_files();
+    let files = checkpoints::open(SMOLLM2);
     let tokenizer = Arc::new(Tokenizer::of_model(&files).unwrap());
     let requests = (0..REQUESTS).map(|id| request(id, &tokenizer));
     let mut cramped = engine(&files, tokenizer.clone(), CRAMPED);

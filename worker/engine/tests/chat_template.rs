@@ -4,30 +4,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::PathBuf;
+mod checkpoints;
 
+use checkpoints::{QWEN, QWEN_TOKENIZER, SMOLLM2};
 use naru_engine::{ChatInput, ChatTemplate, ModelFiles, TemplateError, Tokenizer, UnixSeconds};
 use serde_json::{Map, Value, json};
 
 const GOLDENS: &str = include_str!("chat_template/goldens.json");
 const DATED: &str = include_str!("chat_template/dated.jinja");
 
-/// The real checkpoint `file`, from the cache that `make models` fills.
-fn checkpoint(file: &str) -> ModelFiles {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let cache = variable("NARU_CACHE_DIR")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("naru")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/naru")))
-        .expect("one of NARU_CACHE_DIR, XDG_CACHE_HOME and HOME is set");
-    let path = cache.join("models").join(file);
-    assert!(path.exists(), "{} is missing: run `make models`", path.display());
-    ModelFiles::open(&path).expect("the checkpoint opens")
-}
-
-fn of_checkpoint(file: &str) -> ChatTemplate {
-    let model = checkpoint(file);
-    let tokenizer = Tokenizer::of_model(&model).expect("its tokenizer is built");
-    ChatTemplate::of_model(&model, &tokenizer).expect("its template parses").expect("it has one")
+fn of_checkpoint(model: &ModelFiles) -> ChatTemplate {
+    let tokenizer = Tokenizer::of_model(model).expect("its tokenizer is built");
+    ChatTemplate::of_model(model, &tokenizer).expect("its template parses").expect("it has one")
 }
 
 fn dated() -> ChatTemplate {
@@ -65,14 +53,18 @@ fn check(name: &str, template: &ChatTemplate) {
 
 #[test]
 fn smollm2_renders_as_jinja2_does() {
-    const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-    check(FILE, &of_checkpoint(FILE));
+    check(SMOLLM2, &of_checkpoint(&checkpoints::open(SMOLLM2)));
 }
 
 #[test]
 fn qwen2_renders_as_jinja2_does() {
-    const FILE: &str = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf";
-    check(FILE, &of_checkpoint(FILE));
+    check(QWEN, &of_checkpoint(&checkpoints::open(QWEN)));
+}
+
+#[test]
+fn qwen2_renders_the_same_from_its_tokenizer_config() {
+    let (_directory, files) = checkpoints::around_tokenizer(QWEN_TOKENIZER);
+    check(QWEN, &of_checkpoint(&files));
 }
 
 #[test]
@@ -83,7 +75,7 @@ fn a_template_with_dates_tools_and_thoughts_renders_as_jinja2_does() {
 #[test]
 fn a_hand_checked_prompt() {
     let messages = json!([{"role": "user", "content": [{"type": "text", "text": "안녕"}]}]);
-    let rendered = of_checkpoint("SmolLM2-135M-Instruct.Q4_1.gguf").render(&ChatInput {
+    let rendered = of_checkpoint(&checkpoints::open(SMOLLM2)).render(&ChatInput {
         messages: &messages,
         tools: None,
         documents: None,

@@ -3,23 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::PathBuf;
+mod checkpoints;
 
-use naru_engine::{Detokenizer, EncodeOptions, ModelFiles, Tokenizer};
+use checkpoints::{QWEN, SMOLLM2};
+use naru_engine::{Detokenizer, EncodeOptions, Tokenizer};
 use serde_json::Value;
 
 const FIXTURE: &str = include_str!("tokenizer/ids.json");
 
-/// The tokenizer of the real checkpoint `file`, from the cache that `make models` fills.
+/// The tokenizer of the real checkpoint `file`.
 fn tokenizer(file: &str) -> Tokenizer {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let cache = variable("NARU_CACHE_DIR")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("naru")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/naru")))
-        .expect("one of NARU_CACHE_DIR, XDG_CACHE_HOME and HOME is set");
-    let path = cache.join("models").join(file);
-    assert!(path.exists(), "{} is missing: run `make models`", path.display());
-    Tokenizer::of_model(&ModelFiles::open(&path).expect("the checkpoint opens")).unwrap()
+    Tokenizer::of_model(&checkpoints::open(file)).unwrap()
 }
 
 fn check(model: &str, tokenizer: &Tokenizer) {
@@ -50,7 +44,7 @@ fn stream(tokenizer: &Tokenizer, ids: &[u32]) {
 
 #[test]
 fn smollm2_gives_the_ids_of_llama_cpp() {
-    let tokenizer = tokenizer("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let tokenizer = tokenizer(SMOLLM2);
     check("smollm2", &tokenizer);
     assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids()[0]), (Some(1), 2));
     assert_eq!(tokenizer.vocab_size(), 49_152);
@@ -58,7 +52,7 @@ fn smollm2_gives_the_ids_of_llama_cpp() {
 
 #[test]
 fn qwen2_gives_the_ids_of_llama_cpp() {
-    let tokenizer = tokenizer("Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf");
+    let tokenizer = tokenizer(QWEN);
     check("qwen2", &tokenizer);
     let end = tokenizer.token_id("<|im_end|>").unwrap();
     assert!(tokenizer.eos_ids().starts_with(&[end]) && tokenizer.is_special(end));

@@ -253,8 +253,10 @@ impl Spelling {
     /// Appends what the token written `text` stands for.
     fn bytes(&self, text: &str, kind: TokenKind, out: &mut Vec<u8>) {
         match kind {
-            TokenKind::Control | TokenKind::UserDefined => out.extend_from_slice(text.as_bytes()),
+            TokenKind::Control => out.extend_from_slice(text.as_bytes()),
             TokenKind::Byte => out.extend(fallback_byte(text)),
+            // Added tokens are written as they are read, not in the byte alphabet.
+            TokenKind::UserDefined if self.byte_level => out.extend_from_slice(text.as_bytes()),
             _ if self.byte_level => byte_alphabet::push_bytes(text, out),
             _ => {
                 let start = text.to_owned();

@@ -207,13 +207,15 @@ fn sentence_piece_json() -> Value {
     tokens.extend(["▁", "h", "i", "▁h", "▁hi", "한"].map(str::to_owned));
     let vocabulary: serde_json::Map<String, Value> =
         tokens.iter().zip(0..).map(|(token, id)| (token.clone(), json!(id))).collect();
-    let added = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false})
+    let added = |id: usize, content: &str, special: bool| {
+        json!({"id": id, "content": content, "special": special, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false})
     };
+    let spaces = added(tokens.len(), "▁▁▁", false);
     json!({
         "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")],
+        "added_tokens":
+            [added(0, "<unk>", true), added(1, "<s>", true), added(2, "</s>", true), spaces],
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "Prepend", "prepend": "▁"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
@@ -266,6 +268,8 @@ fn a_sentence_piece_tokenizer_json() {
     assert_eq!(ids.len(), 5, "a character that is no token becomes its bytes");
     assert_eq!(tokenizer.token_bytes(ids[1]), b"\n");
     assert_eq!(tokenizer.decode(&ids, false), "hi\n국", "the first space is not shown");
+    let spaces = tokenizer.token_id("▁▁▁").unwrap();
+    assert_eq!(tokenizer.token_text(spaces), "   ", "an added token of spaces, as Gemma has them");
     assert_eq!(tokenizer.eos_ids(), [2]);
 }
 
