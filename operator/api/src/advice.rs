@@ -24,125 +24,151 @@ const SPEC: &str = "kubectl edit modeldeployment -n NAMESPACE NAME";
 const DECISIONS: &str =
     "kubectl get modeldeployment -n NAMESPACE NAME -o jsonpath='{.status.scaling}'";
 
+/// Meaning, remedy and command of each reason.
+const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
+    (Reason::Serving, "As many replicas answer as are wished.", "", ""),
+    (
+        Reason::Starting,
+        "Replicas have been made and have not reported yet.",
+        "Wait; see what their pods wait for if it takes longer than a minute.",
+        PODS,
+    ),
+    (
+        Reason::Fetching,
+        "Weights are on their way to the node.",
+        "Wait; the log says how far it is.",
+        LOGS,
+    ),
+    (Reason::Loading, "Weights are being read into memory.", "Wait.", LOGS),
+    (
+        Reason::Replacing,
+        "Replicas of an older template answer until their successors do.",
+        "Wait; nothing is missing meanwhile.",
+        PODS,
+    ),
+    (
+        Reason::BackingOff,
+        "A worker ended by itself. It is started again, each time after a longer wait, at most \
+         a minute.",
+        "Read its last words.",
+        PREVIOUS_LOGS,
+    ),
+    (
+        Reason::OutOfMemoryKilled,
+        "A worker wanted more memory than its limit and was killed. It is started again after \
+         a wait.",
+        "Raise resources.limits.memory, or lower engine.kvCacheMemory.",
+        SPEC,
+    ),
+    (
+        Reason::NodeLost,
+        "The node of a replica is gone or has said nothing for too long. The replica is started \
+         on another.",
+        "Bring the node back, or remove it from the cluster.",
+        "kubectl get nodes",
+    ),
+    (
+        Reason::Unschedulable,
+        "No node has room for a replica, or none that it may run on. It waits.",
+        "Add a node or free one, or ask for less: resources.requests, placement.zones, \
+         podTemplate.nodeSelector.",
+        PODS,
+    ),
+    (
+        Reason::ImageMissing,
+        "The worker's image cannot be fetched. It is tried again.",
+        "Correct the image that the operator was told, or load it where nodes find it.",
+        PODS,
+    ),
+    (
+        Reason::MountMissing,
+        "A volume, ConfigMap or Secret of podTemplate does not exist or cannot be attached. It \
+         is tried again.",
+        "Make it, or correct its name in podTemplate.",
+        PODS,
+    ),
+    (
+        Reason::QuotaExceeded,
+        "The ResourceQuota of the namespace does not allow another replica. It is tried again.",
+        "Raise the quota, or ask for less.",
+        "kubectl describe resourcequota -n NAMESPACE",
+    ),
+    (
+        Reason::Refused,
+        "The cluster refuses to make a replica (an admission rule, a limit of the namespace, a \
+         missing right). It is tried again.",
+        "Do what the message asks for.",
+        EVENTS,
+    ),
+    (
+        Reason::ConfigRefused,
+        "A worker refused its configuration. It is started again after a wait.",
+        "Correct what the message names.",
+        SPEC,
+    ),
+    (
+        Reason::WeightsMissing,
+        "Weights could not be fetched, or are not those of model.sha256. It is tried again \
+         after a wait.",
+        "Correct model.uri or model.sha256, or make the weights reachable from the nodes.",
+        LOGS,
+    ),
+    (Reason::WeightsLoaded, "The weights were fetched and accepted.", "", ""),
+    (
+        Reason::InsufficientMemory,
+        "One more replica would promise more memory than this machine has. It waits.",
+        "Lower resources.requests.memory, or the number of replicas.",
+        "",
+    ),
+    (
+        Reason::ScaledToZero,
+        "No replica is wished, or with scaling: nobody asks. A request wakes one if scaling is \
+         given.",
+        "Ask for a replica, if there should be one.",
+        "kubectl scale modeldeployment -n NAMESPACE NAME --replicas 1",
+    ),
+    (
+        Reason::NameTaken,
+        "Another model deployment serves one of the names; the older one keeps it.",
+        "Choose another name in model.names.",
+        "kubectl get modeldeployments -A \
+         -o custom-columns=ns:.metadata.namespace,object:.metadata.name,serves:.spec.model.names",
+    ),
+    (
+        Reason::SpecInvalid,
+        "The spec has no meaning, though the API server took it. What ran before goes on.",
+        "Correct what the message names.",
+        SPEC,
+    ),
+    (
+        Reason::ScaledByLoad,
+        "naru chooses the number of replicas by load; spec.replicas is ignored.",
+        "",
+        DECISIONS,
+    ),
+    (
+        Reason::LimitedByMaximum,
+        "The load asks for more replicas than scaling.maxReplicas.",
+        "Raise scaling.maxReplicas, or let requests wait.",
+        DECISIONS,
+    ),
+];
+
 /// The row of one reason.
-pub const fn advice(reason: Reason) -> Advice {
-    let (meaning, remedy, command) = match reason {
-        Reason::Serving => ("As many replicas answer as are wished.", "", ""),
-        Reason::Starting => (
-            "Replicas have been made and have not reported yet.",
-            "Wait; see what their pods wait for if it takes longer than a minute.",
-            PODS,
-        ),
-        Reason::Fetching => {
-            ("Weights are on their way to the node.", "Wait; the log says how far it is.", LOGS)
-        }
-        Reason::Loading => ("Weights are being read into memory.", "Wait.", LOGS),
-        Reason::Replacing => (
-            "Replicas of an older template answer until their successors do.",
-            "Wait; nothing is missing meanwhile.",
-            PODS,
-        ),
-        Reason::BackingOff => (
-            "A worker ended by itself. It is started again, each time after a longer wait, at most \
-             a minute.",
-            "Read its last words.",
-            PREVIOUS_LOGS,
-        ),
-        Reason::OutOfMemoryKilled => (
-            "A worker wanted more memory than its limit and was killed. It is started again after \
-             a wait.",
-            "Raise resources.limits.memory, or lower engine.kvCacheMemory.",
-            SPEC,
-        ),
-        Reason::NodeLost => (
-            "The node of a replica is gone or has said nothing for too long. The replica is started \
-             on another.",
-            "Bring the node back, or remove it from the cluster.",
-            "kubectl get nodes",
-        ),
-        Reason::Unschedulable => (
-            "No node has room for a replica, or none that it may run on. It waits.",
-            "Add a node or free one, or ask for less: resources.requests, placement.zones, \
-             podTemplate.nodeSelector.",
-            PODS,
-        ),
-        Reason::ImageMissing => (
-            "The worker's image cannot be fetched. It is tried again.",
-            "Correct the image that the operator was told, or load it where nodes find it.",
-            PODS,
-        ),
-        Reason::MountMissing => (
-            "A volume, ConfigMap or Secret of podTemplate does not exist or cannot be attached. It \
-             is tried again.",
-            "Make it, or correct its name in podTemplate.",
-            PODS,
-        ),
-        Reason::QuotaExceeded => (
-            "The ResourceQuota of the namespace does not allow another replica. It is tried again.",
-            "Raise the quota, or ask for less.",
-            "kubectl describe resourcequota -n NAMESPACE",
-        ),
-        Reason::Refused => (
-            "The cluster refuses to make a replica (an admission rule, a limit of the namespace, a \
-             missing right). It is tried again.",
-            "Do what the message asks for.",
-            EVENTS,
-        ),
-        Reason::ConfigRefused => (
-            "A worker refused its configuration. It is started again after a wait.",
-            "Correct what the message names.",
-            SPEC,
-        ),
-        Reason::WeightsMissing => (
-            "Weights could not be fetched, or are not those of model.sha256. It is tried again \
-             after a wait.",
-            "Correct model.uri or model.sha256, or make the weights reachable from the nodes.",
-            LOGS,
-        ),
-        Reason::WeightsLoaded => ("The weights were fetched and accepted.", "", ""),
-        Reason::InsufficientMemory => (
-            "One more replica would promise more memory than this machine has. It waits.",
-            "Lower resources.requests.memory, or the number of replicas.",
-            "",
-        ),
-        Reason::ScaledToZero => (
-            "No replica is wished, or with scaling: nobody asks. A request wakes one if scaling is \
-             given.",
-            "Ask for a replica, if there should be one.",
-            "kubectl scale modeldeployment -n NAMESPACE NAME --replicas 1",
-        ),
-        Reason::NameTaken => (
-            "Another model deployment serves one of the names; the older one keeps it.",
-            "Choose another name in model.names.",
-            "kubectl get modeldeployments -A \
-             -o custom-columns=ns:.metadata.namespace,object:.metadata.name,serves:.spec.model.names",
-        ),
-        Reason::SpecInvalid => (
-            "The spec has no meaning, though the API server took it. What ran before goes on.",
-            "Correct what the message names.",
-            SPEC,
-        ),
-        Reason::ScaledByLoad => (
-            "naru chooses the number of replicas by load; spec.replicas is ignored.",
-            "",
-            DECISIONS,
-        ),
-        Reason::LimitedByMaximum => (
-            "The load asks for more replicas than scaling.maxReplicas.",
-            "Raise scaling.maxReplicas, or let requests wait.",
-            DECISIONS,
-        ),
-    };
-    Advice { meaning, remedy, command }
+pub fn advice(reason: Reason) -> Advice {
+    let row = ROWS.iter().find(|row| row.0 == reason).expect("a test finds each reason a row");
+    Advice { meaning: row.1, remedy: row.2, command: row.3 }
 }
 
-impl Advice {
-    /// The command for one model deployment; `None` where there is none.
-    pub fn command_for(&self, name: &DeploymentName) -> Option<String> {
-        let with_names =
-            self.command.replace("NAMESPACE", name.namespace()).replace("NAME", name.name());
-        (!self.command.is_empty()).then_some(with_names)
+/// `message` of a condition of the model deployment `name`, and what to try next where something
+/// has to be done.
+pub fn advised(reason: Reason, message: &str, name: &DeploymentName) -> String {
+    let Advice { remedy, command, .. } = advice(reason);
+    if remedy.is_empty() || command.is_empty() {
+        return message.to_owned();
     }
+    let command = command.replace("NAMESPACE", name.namespace()).replace("NAME", name.name());
+    format!("{message}; try: {command}")
 }
 
 /// The table as the page `docs/reference/conditions.md`.
@@ -168,14 +194,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_name_the_deployment() {
+    fn messages_say_what_to_try() {
         let name = DeploymentName::parse("serving", "solar").unwrap();
-        let command = |reason| advice(reason).command_for(&name);
+        let message = |reason| advised(reason, "words", &name);
         assert_eq!(
-            command(Reason::Unschedulable).unwrap(),
-            "kubectl describe pod -n serving -l naru.dev/model-deployment=solar"
+            message(Reason::Unschedulable),
+            "words; try: kubectl describe pod -n serving -l naru.dev/model-deployment=solar"
         );
-        assert_eq!(command(Reason::Serving), None);
+        assert_eq!(message(Reason::Serving), "words", "nothing has to be done");
+        assert_eq!(message(Reason::InsufficientMemory), "words", "no command helps");
     }
 
     #[test]

@@ -304,7 +304,7 @@ fn objects() {
     );
 }
 
-/// What rules let pass; what each refuses is in `tests/cluster/refused.yaml`.
+/// What rules let pass; what each refuses is in `tests/definitions/refused.yaml`.
 #[test]
 fn rules() {
     use ProblemReason::RuleBroken;

@@ -28,7 +28,7 @@ mod tenant;
 mod yaml;
 
 pub use access::{Access, Placement, Power, TenantSelector};
-pub use advice::{Advice, advice, conditions_page};
+pub use advice::{Advice, advice, advised, conditions_page};
 pub use crd::{FILES, crds, to_yaml};
 pub use document::{Source, Wishes, check};
 pub use kind::KINDS;
@@ -45,5 +45,5 @@ pub use power_budget::{Day, PowerBudget, PowerBudgetSpec, Window};
 pub use problem::{Problem, ProblemReason, key_taken, name_taken};
 pub use quantity::{CpuQuantity, MemoryQuantity};
 pub use scaling::{Scaling, ScalingTargets};
-pub use status::{DECISIONS_KEPT, ModelDeploymentStatus, ScalingDecision, to_status_condition};
+pub use status::{DECISIONS_KEPT, ModelDeploymentStatus, ScalingDecision};
 pub use tenant::{Key, Quota, Tenant, TenantSpec, parse_tenant};

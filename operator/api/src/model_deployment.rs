@@ -85,7 +85,8 @@ pub struct ModelDeploymentSpec {
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: u32,
-    /// naru chooses the number of replicas by load. Default: it does not, `replicas` counts.
+    /// naru chooses the number of replicas by load: more at once, one less after each minute in
+    /// which fewer would have been enough. Default: it does not, `replicas` counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
     /// Whose requests are answered. Default: every tenant's.

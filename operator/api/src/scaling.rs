@@ -21,7 +21,8 @@ pub struct Scaling {
     /// Never more replicas than these.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: u32,
-    /// The load of a replica beyond which there is another.
+    /// The load of a replica beyond which there is another. There is another as well when
+    /// requests wait though every sequence is taken, or when KV caches are nearly full.
     #[serde(default)]
     pub targets: ScalingTargets,
     /// With minReplicas 0: seconds without any request until the last replica goes.

@@ -1,4 +1,4 @@
-//! What an API server refuses is refused on a laptop, with the same words.
+//! What an API server refuses is refused on a laptop, with the same words; what it takes is taken.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use naru_api::{ProblemReason, Source, check};
 use serde::Deserialize;
 use serde_json::Value;
 
-const ROWS: &str = include_str!("../../../tests/cluster/refused.yaml");
+const ROWS: &str = include_str!("../../../tests/definitions/refused.yaml");
+const ACCEPTED: &str = include_str!("../../../tests/definitions/accepted.yaml");
 
 /// One document and its refusal.
 #[derive(Deserialize)]
@@ -45,6 +46,14 @@ fn documents_are_refused_in_the_same_words() {
 }
 
 #[test]
+fn documents_with_every_field_are_taken() {
+    let wishes = check(&[Source { file: "a.yaml", text: ACCEPTED }]).expect("they are good");
+    assert_eq!(wishes.deployments.len(), 1);
+    assert_eq!(wishes.tenants[0].keys.len(), 2);
+    assert_eq!(wishes.power_budgets.len(), 1);
+}
+
+#[test]
 fn every_rule_refuses_something() {
     let mut rules = BTreeSet::new();
     naru_api::crds().iter().for_each(|crd| messages(crd, &mut rules));
@@ -54,7 +63,7 @@ fn every_rule_refuses_something() {
         rows.iter().any(|row| row.by == Judge::Rule && rule.starts_with(&row.message))
     };
     let without: Vec<_> = rules.iter().filter(|rule| !has_row(rule)).collect();
-    assert!(without.is_empty(), "give each a row in tests/cluster/refused.yaml: {without:#?}");
+    assert!(without.is_empty(), "give each a row in tests/definitions/refused.yaml: {without:#?}");
 }
 
 /// The message of every CEL rule in a definition.
