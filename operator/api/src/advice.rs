@@ -136,7 +136,8 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
     ),
     (
         Reason::SpecInvalid,
-        "The spec has no meaning, though the API server took it. What ran before goes on.",
+        "The spec has no meaning, though the API server took it. Its replicas are left as they \
+         are, and gateways do not know it.",
         "Correct what the message names.",
         SPEC,
     ),

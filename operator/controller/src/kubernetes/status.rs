@@ -1,8 +1,8 @@
 //! The status of a model deployment, from what was seen and what the plan says. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use naru_api::{ModelDeploymentStatus, ScalingDecision};
-use naru_plan::{ConditionKind, DeploymentName, Moment, Observed, Phase, Truth};
+use naru_api::{ModelDeploymentStatus, ScalingDecision, advised};
+use naru_plan::{ConditionKind, DeploymentName, Moment, Observed, Phase, Reason, Truth};
 
 use super::cluster::Refusal;
 use super::{labels, observe};
@@ -24,10 +24,8 @@ pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
     let answers = |phase: &Phase| matches!(phase, Phase::Ready);
     let ready = replicas.iter().filter(|r| answers(&r.phase) && r.drain_since.is_none());
     let conditions = report.conditions.iter().map(|condition| {
-        let kind = format!("{:?}", condition.kind);
-        let reason = format!("{:?}", condition.reason);
-        let facts = Facts { kind, truth: condition.truth, reason, message: &condition.message };
-        facts.condition(report.generation, report.live, condition.since)
+        let naru_plan::Condition { kind, truth, reason, ref message, since } = *condition;
+        Facts { kind, truth, reason, message }.condition(report, since)
     });
     ModelDeploymentStatus {
         observed_generation: report.generation,
@@ -46,30 +44,24 @@ pub(super) fn refused(
     now: Moment,
 ) -> ModelDeploymentStatus {
     let conditions = [ConditionKind::Ready, ConditionKind::WorkersReady].map(|kind| {
-        let (kind, reason) = (format!("{kind:?}"), format!("{:?}", refusal.reason));
-        let facts = Facts { kind, truth: Truth::False, reason, message: &refusal.message };
-        facts.condition(report.generation, report.live, now)
+        let (reason, message) = (refusal.reason, &refusal.message);
+        Facts { kind, truth: Truth::False, reason, message }.condition(report, now)
     });
     ModelDeploymentStatus { conditions: conditions.into(), ..status(report) }
 }
 
 struct Facts<'a> {
-    kind: String,
+    kind: ConditionKind,
     truth: Truth,
-    reason: String,
+    reason: Reason,
     message: &'a str,
 }
 
 impl Facts<'_> {
-    /// As it is written; the time moves only when the truth flips.
-    fn condition(
-        self,
-        generation: Option<i64>,
-        live: &ModelDeploymentStatus,
-        since: Moment,
-    ) -> Condition {
-        let truth = format!("{:?}", self.truth);
-        let before = live.conditions.iter().find(|before| before.type_ == self.kind);
+    /// As it is written, with what to try next; the time moves only when the truth flips.
+    fn condition(self, report: &Report<'_>, since: Moment) -> Condition {
+        let (kind, truth) = (format!("{:?}", self.kind), format!("{:?}", self.truth));
+        let before = report.live.conditions.iter().find(|before| before.type_ == kind);
         let same = before.filter(|before| before.status == truth);
         // Whole seconds: that is all that is kept of it.
         let seconds = Moment(since.0 / 1000 * 1000);
@@ -78,11 +70,11 @@ impl Facts<'_> {
             |before| before.last_transition_time.clone(),
         );
         Condition {
-            type_: self.kind,
+            type_: kind,
             status: truth,
-            reason: self.reason,
-            message: self.message.to_owned(),
-            observed_generation: generation,
+            reason: format!("{:?}", self.reason),
+            message: advised(self.reason, self.message, report.name),
+            observed_generation: report.generation,
             last_transition_time: time,
         }
     }
@@ -94,7 +86,7 @@ fn count(number: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use naru_plan::{Failures, PendingReason, Reason, Replica, ReplicaId, Revision};
+    use naru_plan::{Failures, PendingReason, Replica, ReplicaId, Revision};
 
     use super::*;
 
@@ -186,7 +178,7 @@ mod tests {
             .iter()
             .map(|c| format!("{} {} {} {}", c.type_, c.status, c.reason, c.message))
             .collect();
-        let expected = ["Ready False NameTaken taken", "WorkersReady False NameTaken taken"];
-        assert_eq!(said, expected);
+        assert!(said[0].starts_with("Ready False NameTaken taken; try: kubectl get "), "{said:?}");
+        assert!(said[1].starts_with("WorkersReady False NameTaken taken; try: "), "{said:?}");
     }
 }
