@@ -11,6 +11,7 @@ mod model;
 mod request;
 mod sampling;
 mod schedule;
+mod sim;
 mod stop;
 mod template;
 mod tokenizer;
@@ -26,7 +27,8 @@ pub use decoder::{
 };
 pub use detokenize::{Detokenizer, HELD_BYTES_MAX};
 pub use engine::{
-    Batch, ConfigError, Engine, EngineConfig, EngineStats, Forward, PrefixCache, Span, Vocabulary,
+    Batch, ConfigError, Engine, EngineConfig, EngineStats, Forward, PrefixCache, Span, StepCost,
+    Vocabulary,
 };
 pub use event::{Event, FinishReason, StopReason, TokenLogprobs, TokenOutput, Usage};
 pub use gguf::{
@@ -36,6 +38,7 @@ pub use kv::KV_BLOCK_TOKENS;
 pub use model::{GenerationDefaults, ModelFiles, OpenError, TokenizerSource};
 pub use request::{Limits, Refusal, Request, RequestId, StopRules, WAITING_CHOICES_MAX};
 pub use sampling::{CHOICES_MAX, LOGPROBS_MAX, Sampling, SamplingError};
+pub use sim::{SIM_PROFILES, SimModel, SimProfile};
 pub use template::{ChatInput, ChatTemplate, TemplateError, UnixSeconds};
 pub use tokenizer::{EncodeOptions, GgufVocabulary, TokenKind, Tokenizer, TokenizerError};
 pub use weights::WeightError;

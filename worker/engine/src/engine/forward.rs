@@ -26,6 +26,15 @@ pub struct Span {
     pub blocks: Vec<u32>,
 }
 
+/// What a forward pass takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepCost {
+    /// From its start to its end.
+    pub seconds: f64,
+    /// Drawn meanwhile, by every device of the model together.
+    pub watts: f64,
+}
+
 /// A model with its KV cache.
 ///
 /// What a span writes and returns must depend on its sequence's tokens alone: not on the other
@@ -38,6 +47,12 @@ pub trait Forward: Send {
     /// Returns logits [logit_rows, vocab_size]. Errors: the step as a whole failed; its spans'
     /// tokens count as not computed.
     fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>>;
+
+    /// What the last forward pass would have cost. None: it was a real one, and its cost is what
+    /// was measured.
+    fn simulated_cost(&self) -> Option<StepCost> {
+        None
+    }
 }
 
 /// The text side of a vocabulary, as far as streaming needs it.

@@ -11,7 +11,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 pub use config::{ConfigError, EngineConfig, EngineStats, PrefixCache};
-pub use forward::{Batch, Forward, Span, Vocabulary};
+pub use forward::{Batch, Forward, Span, StepCost, Vocabulary};
 
 use crate::event::Event;
 use crate::kv::{BlockPool, KV_BLOCK_TOKENS};
@@ -26,6 +26,7 @@ pub struct Engine {
     forward: Box<dyn Forward>,
     flight: Flight,
     context_tokens: usize,
+    cost: Option<StepCost>,
 }
 
 /// A row of logits: those after the token of `sequence` at `position`.
@@ -51,7 +52,7 @@ impl Engine {
         let vocab_size = forward.vocab_size();
         let limits = Limits { context_tokens, vocab_size, prefix_cache };
         let flight = Flight::new(vocabulary, scheduler, limits);
-        Ok(Self { forward, flight, context_tokens })
+        Ok(Self { forward, flight, context_tokens, cost: None })
     }
 
     /// Queues a request. Errors: a `Refusal`; nothing of the request is kept.
@@ -69,6 +70,7 @@ impl Engine {
     /// of the requests in it.
     pub fn step(&mut self) -> Vec<Event> {
         let step = self.flight.scheduler.schedule();
+        self.cost = None;
         if !step.work.is_empty() {
             self.flight.record_admissions(&step);
             self.compute(&step);
@@ -92,6 +94,12 @@ impl Engine {
             kv_blocks_total: pool.total(),
             ..self.flight.stats
         }
+    }
+
+    /// What the last step would have cost, of a model that only pretends to compute; None where
+    /// the step computed for real, or had nothing to compute.
+    pub fn simulated_cost(&self) -> Option<StepCost> {
+        self.cost
     }
 
     /// Tokens one sequence may hold: the configured context, or the whole KV cache if smaller.
@@ -132,6 +140,7 @@ impl Engine {
                 }
             }
         }
+        self.cost = self.forward.simulated_cost();
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn byte(character: char) -> Option<u8> {
 }
 
 /// The character that writes `byte`.
-pub(super) fn character(byte: u8) -> char {
+pub(crate) fn character(byte: u8) -> char {
     match MOVED_BYTES.binary_search(&byte) {
         Ok(at) => char::from_u32(0x100 + at as u32).unwrap_or(char::REPLACEMENT_CHARACTER),
         Err(_) => char::from(byte),

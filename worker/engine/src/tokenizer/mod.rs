@@ -23,6 +23,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use byte_alphabet::character as byte_character;
 pub use error::TokenizerError;
 pub use vocabulary::{GgufVocabulary, TokenKind};
 
