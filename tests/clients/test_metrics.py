@@ -26,7 +26,7 @@ def described(url):
     return rows
 
 
-def test_every_metric_is_in_the_reference(client, platform, worker):
+def test_every_metric_is_in_the_reference(client, platform, worker, tmp_path):
     client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "Hi"}], max_tokens=2)
     body = {"model": "smollm2", "prompt": "Hi", "max_tokens": 2}
     httpx.post(f"{worker.address}/v1/completions", json=body).raise_for_status()
@@ -34,6 +34,13 @@ def test_every_metric_is_in_the_reference(client, platform, worker):
         "`naru up`": described(f"{platform.ops}/metrics"),
         "`naru-worker`": described(f"{worker.ops}/metrics"),
     }
+    simulated = serving.Worker(tmp_path, "sim://llama-3.1-8b-h100", "--backend", "sim", name="sim").wait_ready()
+    try:
+        rows = described(f"{simulated.ops}/metrics")
+    finally:
+        simulated.stop()
+    known = parts["`naru-worker`"]
+    parts["`naru-worker --backend sim`, besides those"] = {name: row for name, row in rows.items() if name not in known}
     for rows in parts.values():
         for name in rows:
             assert name.startswith(("naru_", "vllm:", "process_")), name

@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   naru-worker --model ./SmolLM2-135M-Instruct.Q4_1.gguf
   naru-worker --model hf://Qwen/Qwen2.5-0.5B-Instruct --served-name qwen
+  naru-worker --model sim://llama-3.1-8b-h100 --backend sim --sim-speed 10
   naru-worker --model https://models.example/m.gguf --sha256 9f86d0… --listen 0.0.0.0:8000
 
 Environment:
@@ -29,6 +30,10 @@ pub(crate) struct Args {
     /// A .gguf file or a checkpoint directory: a path, file://, https:// or hf://ORG/REPO[@REV][/FILE]
     #[arg(long, value_name = "PATH-or-URI")]
     pub(crate) model: String,
+
+    /// What computes
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub(crate) backend: BackendArg,
 
     /// Address of the OpenAI API; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
@@ -68,9 +73,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_context_tokens: Option<NonZeroUsize>,
 
-    /// Memory for keys and values, e.g. 512Mi or 2Gi
-    #[arg(long, value_name = "BYTES", default_value = "1Gi", value_parser = parse_bytes)]
-    pub(crate) kv_cache_memory: u64,
+    /// Memory for keys and values, e.g. 512Mi or 2Gi [default: 1Gi; sim: what the profile has left]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) kv_cache_memory: Option<u64>,
 
     /// Whose requests may reuse each other's computed prefixes
     #[arg(long, value_enum, default_value = "tenant")]
@@ -96,9 +101,32 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
 
+    /// With --backend sim: the model and accelerators that are simulated, unless --model
+    /// sim://PROFILE says it [default: llama-3.1-8b-h100]
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) sim_profile: Option<String>,
+
+    /// With --backend sim: modelled seconds in one second, from 0.01 to 1000; 0 waits for nothing
+    /// [default: 1]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) sim_speed: Option<f64>,
+
+    /// With --backend sim: modelled seconds that loading takes [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) sim_load_seconds: Option<f64>,
+
     /// Exit when standard input ends: the parent process is gone
     #[arg(long)]
     pub(crate) exit_with_stdin: bool,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendArg {
+    /// The processor's cores
+    Cpu,
+    /// Nothing: a model of time and watts, for tests of everything above the engine
+    Sim,
 }
 
 /// Who shares cached prefixes.

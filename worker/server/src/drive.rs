@@ -8,11 +8,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use naru_engine::{Engine, EngineStats, Event, Refusal, Request, RequestId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::metrics::{Metrics, Timing};
+use crate::sim::Pace;
 
 /// HTTP requests in the engine or waiting for it; beyond this a client is told to come back.
 const PLACES: usize = 1024;
@@ -64,8 +66,15 @@ impl Drive {
         let (load_sender, load) = watch::channel(start);
         let places = Arc::new(Semaphore::new(PLACES));
         let drive = Self { commands, places, next_id: AtomicU64::new(0), load };
-        let routes = HashMap::new();
-        let running = Loop { engine, inbox, routes, load: load_sender, current: start, metrics };
+        let running = Loop {
+            engine,
+            pace: None,
+            inbox,
+            routes: HashMap::new(),
+            load: load_sender,
+            current: start,
+            metrics,
+        };
         (drive, running)
     }
 
@@ -152,6 +161,8 @@ struct Route {
 /// What the engine's thread runs.
 pub(crate) struct Loop {
     engine: Engine,
+    /// Of an engine whose model only pretends to compute.
+    pace: Option<Pace>,
     inbox: mpsc::UnboundedReceiver<Command>,
     routes: HashMap<RequestId, Route>,
     load: watch::Sender<Load>,
@@ -160,22 +171,39 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
+    /// The same, with steps that take as long as the engine says they would.
+    pub(crate) fn paced(self, pace: Pace) -> Self {
+        Self { pace: Some(pace), ..self }
+    }
+
     /// Runs until every [`Drive`] and [`Running`] is gone.
     pub(crate) fn run(mut self) {
         loop {
             if self.engine.is_idle() {
                 self.publish();
+                if let Some(pace) = &mut self.pace {
+                    pace.rest();
+                }
                 let Some(command) = self.inbox.blocking_recv() else { return };
                 self.obey(command);
             }
             while let Ok(command) = self.inbox.try_recv() {
                 self.obey(command);
             }
-            for event in self.engine.step() {
+            for event in self.step() {
                 self.route(event);
             }
             self.publish();
         }
+    }
+
+    fn step(&mut self) -> Vec<Event> {
+        let began = Instant::now();
+        let events = self.engine.step();
+        if let (Some(pace), Some(cost)) = (&mut self.pace, self.engine.simulated_cost()) {
+            pace.wait(cost, began);
+        }
+        events
     }
 
     fn publish(&mut self) {

@@ -16,6 +16,7 @@ use naru_kernels::{ComputePool, Cpu, CpuLevel};
 use crate::args::{Args, PrefixCacheArg};
 use crate::drive::{Drive, Loop};
 use crate::member::{Bytes, Defaults, Member, Phase, Served};
+use crate::sim::{self, SimSettings};
 use crate::text;
 use crate::weights::Progress;
 
@@ -27,9 +28,22 @@ pub(crate) struct EngineSettings {
     pub(crate) max_sequences: usize,
     pub(crate) max_batch_tokens: usize,
     pub(crate) max_context_tokens: Option<usize>,
-    pub(crate) kv_cache_bytes: u64,
+    /// None: as much as is usual for the model.
+    pub(crate) kv_cache_bytes: Option<u64>,
     pub(crate) prefix_cache: PrefixCache,
 }
+
+/// What a model says about the bounds of its engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ModelBounds {
+    /// Tokens of prompt and answer together.
+    pub(crate) context_tokens: usize,
+    pub(crate) kv_bytes_per_block: u64,
+    /// For keys and values, where the command line does not say.
+    pub(crate) kv_memory_bytes: u64,
+}
+
+const KV_MEMORY_BYTES: u64 = 1 << 30;
 
 impl EngineSettings {
     /// Reads them from the command line. Errors: values that exclude each other.
@@ -61,16 +75,55 @@ impl EngineSettings {
             },
         })
     }
+
+    /// What the engine may use with this model. Errors: a context that the model was not made for,
+    /// a KV cache that holds not even one block.
+    pub(crate) fn for_model(&self, model: &ModelBounds) -> anyhow::Result<EngineConfig> {
+        let &ModelBounds { context_tokens, kv_bytes_per_block, kv_memory_bytes } = model;
+        let max_context_tokens = self.max_context_tokens.unwrap_or(context_tokens);
+        if max_context_tokens > context_tokens {
+            bail!(
+                "--max-context-tokens {max_context_tokens}: the model was made for {context_tokens}"
+            );
+        }
+        // More than every sequence at full length can use would be a waste.
+        let useful =
+            max_context_tokens.div_ceil(KV_BLOCK_TOKENS).saturating_mul(self.max_sequences);
+        let bytes = self.kv_cache_bytes.unwrap_or(kv_memory_bytes);
+        let affordable = bytes / kv_bytes_per_block.max(1);
+        let kv_blocks = usize::try_from(affordable).unwrap_or(usize::MAX).min(useful);
+        if kv_blocks == 0 {
+            bail!("--kv-cache-memory is below the {kv_bytes_per_block} bytes of one block");
+        }
+        Ok(EngineConfig {
+            max_sequences: self.max_sequences,
+            max_batch_tokens: self.max_batch_tokens,
+            max_context_tokens,
+            kv_blocks,
+            prefix_cache: self.prefix_cache,
+        })
+    }
 }
 
-/// Loads the weights at `path` on a thread of its own, which then runs the engine for as long as
-/// the process lives. Whatever goes wrong becomes the member's failure.
-pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, path: PathBuf) {
+/// What there is to load.
+pub(crate) enum Source {
+    /// Weights at this path.
+    Weights(PathBuf),
+    /// Nothing: the model is only simulated.
+    Simulated(SimSettings),
+}
+
+/// Loads the model on a thread of its own, which then runs the engine for as long as the process
+/// lives. Whatever goes wrong becomes the member's failure.
+pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Source) {
     let run = move || {
         let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
             member.enter(Phase::Loading);
             let start = Instant::now();
-            let (served, engine_loop) = load(&member, &settings, &path)?;
+            let (served, engine_loop) = match &source {
+                Source::Weights(path) => load(&member, &settings, path)?,
+                Source::Simulated(sim) => sim::load(&member, &settings, sim)?,
+            };
             let seconds = start.elapsed().as_secs_f64();
             member.metrics.load_seconds.with_label_values(&["load"]).set(seconds);
             member.serve(served);
@@ -108,7 +161,11 @@ fn load(
     let text = text.map_err(|_| anyhow!("reading the tokenizer panicked"))??;
     let decoder = decoder.context("loading the model")?;
     progress.finish();
-    let config = engine_config(settings, &decoder)?;
+    let config = settings.for_model(&ModelBounds {
+        context_tokens: decoder.config().context_tokens,
+        kv_bytes_per_block: decoder.kv_bytes_per_block() as u64,
+        kv_memory_bytes: KV_MEMORY_BYTES,
+    })?;
     let tokenizer = Arc::new(text.tokenizer);
     let vocabulary = Arc::clone(&tokenizer);
     let forward = LocalDecoder::new(decoder, config.kv_blocks).context("making the KV cache")?;
@@ -134,30 +191,4 @@ fn load(
     };
     let template = text.template;
     Ok((Served { tokenizer, template, defaults, context_tokens_max, drive }, engine_loop))
-}
-
-/// What the engine may use with this model. Errors: a context that the model was not made for, a
-/// KV cache that holds not even one block.
-fn engine_config(settings: &EngineSettings, decoder: &Decoder) -> anyhow::Result<EngineConfig> {
-    let trained = decoder.config().context_tokens;
-    let max_context_tokens = settings.max_context_tokens.unwrap_or(trained);
-    if max_context_tokens > trained {
-        bail!("--max-context-tokens {max_context_tokens}: the model was made for {trained}");
-    }
-    let block_bytes = decoder.kv_bytes_per_block() as u64;
-    // More than every sequence at full length can use would be a waste.
-    let useful =
-        max_context_tokens.div_ceil(KV_BLOCK_TOKENS).saturating_mul(settings.max_sequences);
-    let affordable = settings.kv_cache_bytes / block_bytes.max(1);
-    let kv_blocks = usize::try_from(affordable).unwrap_or(usize::MAX).min(useful);
-    if kv_blocks == 0 {
-        bail!("--kv-cache-memory is below the {block_bytes} bytes of one block");
-    }
-    Ok(EngineConfig {
-        max_sequences: settings.max_sequences,
-        max_batch_tokens: settings.max_batch_tokens,
-        max_context_tokens,
-        kv_blocks,
-        prefix_cache: settings.prefix_cache,
-    })
 }

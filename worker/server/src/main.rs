@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! weights (path, https, hf) → load → engine's thread ⇄ drive ⇄ http ⇄ clients
+//!    or sim: no weights ────────┘
 //!                  member: fetching → loading → ready → draining → http, control
 //! ```
 
@@ -15,6 +16,7 @@ mod log;
 mod member;
 mod metrics;
 mod shutdown;
+mod sim;
 mod text;
 mod weights;
 
@@ -31,9 +33,10 @@ use tokio::net::TcpListener;
 
 use crate::args::Args;
 use crate::http::{Connections, Http};
-use crate::load::EngineSettings;
+use crate::load::{EngineSettings, Source};
 use crate::member::{Member, Phase};
 use crate::shutdown::Signals;
+use crate::sim::SimSettings;
 use crate::weights::{Fetcher, ModelUri};
 
 const FAILED: u8 = 1;
@@ -83,30 +86,56 @@ fn allow_many_files() {
 /// The command line, checked.
 struct Plan {
     args: Args,
-    uri: ModelUri,
+    model: Model,
     settings: EngineSettings,
+}
+
+/// What is served.
+enum Model {
+    Weights(ModelUri),
+    Simulated(SimSettings),
+}
+
+impl Model {
+    /// The served name if none was given.
+    fn default_name(&self) -> String {
+        match self {
+            Self::Weights(uri) => uri.default_name(),
+            Self::Simulated(sim) => sim.name.clone(),
+        }
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        match self {
+            Self::Weights(_) => None,
+            Self::Simulated(sim) => Some(sim.fingerprint()),
+        }
+    }
 }
 
 impl Plan {
     fn new(args: Args) -> anyhow::Result<Self> {
         let level = std::env::var("NARU_CPU_LEVEL").ok();
         let settings = EngineSettings::new(&args, level.as_deref())?;
-        let uri: ModelUri = args.model.parse().context("--model")?;
         if args.tls_dir.is_some() && args.ops_listen.is_none() {
             let why = "--tls-dir needs --ops-listen: probes and Prometheus show no certificate";
             return Err(anyhow::Error::msg(why));
         }
-        Ok(Self { args, uri, settings })
+        let model = match SimSettings::new(&args)? {
+            Some(sim) => Model::Simulated(sim),
+            None => Model::Weights(args.model.parse().context("--model")?),
+        };
+        Ok(Self { args, model, settings })
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Self { args, uri, settings } = self;
+        let Self { args, model, settings } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
         if names.is_empty() {
-            names.push(uri.default_name());
+            names.push(model.default_name());
         }
-        let member = Arc::new(Member::new(names, args.drain_seconds));
+        let member = Arc::new(Member::new(names, model.fingerprint(), args.drain_seconds));
         let connections = Connections::new();
         let identity = identify(&args)?;
         listen(&args, &member, &connections, identity).await?;
@@ -114,7 +143,7 @@ impl Plan {
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
         }
-        tokio::spawn(obtain_and_load(args, uri, settings, Arc::clone(&member)));
+        tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member)));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::msg)
     }
 }
@@ -178,10 +207,14 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Brings the weights here if they are elsewhere, then starts the engine's thread.
-async fn obtain_and_load(args: Args, uri: ModelUri, settings: EngineSettings, member: Arc<Member>) {
+async fn obtain_and_load(args: Args, model: Model, settings: EngineSettings, member: Arc<Member>) {
+    let uri = match model {
+        Model::Weights(uri) => uri,
+        Model::Simulated(sim) => return load::start(member, settings, Source::Simulated(sim)),
+    };
     let fetcher = Fetcher::new(&args, Arc::clone(&member));
     match fetcher.obtain(&uri).await {
-        Ok(path) => load::start(member, settings, path),
+        Ok(path) => load::start(member, settings, Source::Weights(path)),
         Err(error) => {
             let reason = format!("{:#}", anyhow::Error::new(error));
             member.enter(Phase::Failed(reason));

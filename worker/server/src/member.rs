@@ -65,6 +65,8 @@ pub(crate) struct Defaults {
 pub(crate) struct Member {
     /// Names that requests may give; the first is answered with.
     pub(crate) names: Vec<String>,
+    /// What answers say of the system that made them; None: nothing.
+    pub(crate) fingerprint: Option<String>,
     /// Unix seconds.
     pub(crate) started: u64,
     pub(crate) metrics: Arc<Metrics>,
@@ -75,12 +77,13 @@ pub(crate) struct Member {
 
 impl Member {
     /// A member that is about to fetch or load. `names` has at least one.
-    pub(crate) fn new(names: Vec<String>, drain_seconds: u32) -> Self {
+    pub(crate) fn new(names: Vec<String>, fingerprint: Option<String>, drain_seconds: u32) -> Self {
         let condition =
             Condition { phase: Phase::Fetching, fetch: Bytes::default(), load: Bytes::default() };
         let metrics = Arc::new(Metrics::new(&names[0]));
         Self {
             names,
+            fingerprint,
             started: clock::unix_seconds(),
             metrics,
             condition: watch::channel(condition).0,

@@ -33,6 +33,9 @@ pub struct ChatCompletion {
     pub created: u64,
     /// The model that answered.
     pub model: String,
+    /// What made the answer, where that is worth saying: `sim-…` if nothing was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
     /// One for each of `n`.
     pub choices: Vec<ChatChoice>,
     /// Tokens read and written.
@@ -76,6 +79,9 @@ pub struct ChatChunk {
     pub created: u64,
     /// The model that answers.
     pub model: String,
+    /// What made the answer, where that is worth saying: `sim-…` if nothing was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
     /// One, or none in the event with the usage.
     pub choices: Vec<ChatChunkChoice>,
     /// `null` in every event but the last, and left out unless it was asked for.
@@ -152,6 +158,9 @@ pub struct Completion {
     pub created: u64,
     /// The model that answered.
     pub model: String,
+    /// What made the answer, where that is worth saying: `sim-…` if nothing was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
     /// One for each prompt and each of `n`.
     pub choices: Vec<CompletionChoice>,
     /// Whole answers: always. Events: as in [`ChatChunk::usage`].
@@ -212,7 +221,7 @@ pub struct Model {
     pub object: &'static str,
     /// Unix seconds.
     pub created: u64,
-    /// `naru`
+    /// `naru`, or `naru-sim` if it is only simulated
     pub owned_by: &'static str,
     /// vLLM's: most tokens of prompt and answer together.
     #[serde(skip_serializing_if = "Option::is_none")]

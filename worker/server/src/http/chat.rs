@@ -80,6 +80,7 @@ fn whole(http: &Shared, head: Head, collected: Collected, usage: Usage) -> ChatC
         object: "chat.completion",
         created: head.created,
         model: head.model,
+        system_fingerprint: http.member.fingerprint.clone(),
         choices: answers.enumerate().map(choice).collect(),
         usage,
     }
@@ -102,6 +103,7 @@ impl ChatEvents {
             object: "chat.completion.chunk",
             created: self.head.created,
             model: self.head.model.clone(),
+            system_fingerprint: self.http.member.fingerprint.clone(),
             choices,
             usage,
         };

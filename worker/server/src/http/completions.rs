@@ -51,7 +51,12 @@ pub(super) async fn create(
     let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
     let running =
         served.drive.submit(requests).await.map_err(|error| from_submit(error, "prompt"))?;
-    let head = Head { id: format!("cmpl-{}", id.0), created: clock::unix_seconds(), model };
+    let head = Head {
+        id: format!("cmpl-{}", id.0),
+        created: clock::unix_seconds(),
+        model,
+        system_fingerprint: http.member.fingerprint.clone(),
+    };
     let offsets = vec![0; ids.len() * n as usize];
     let pieces = Pieces { http, echo, n, offsets };
     if streaming.stream {
@@ -74,10 +79,12 @@ fn prompt_tokens(served: &Served, request: &mut CompletionRequest) -> Vec<Vec<u3
     mem::take(&mut request.prompts).into_iter().map(ids).collect()
 }
 
+#[derive(Clone)]
 struct Head {
     id: String,
     created: u64,
     model: String,
+    system_fingerprint: Option<String>,
 }
 
 impl Head {
@@ -86,9 +93,9 @@ impl Head {
         choices: Vec<CompletionChoice>,
         usage: Option<Option<Usage>>,
     ) -> Completion {
-        let Self { id, created, model } = self;
-        let (id, model) = (id.clone(), model.clone());
-        Completion { id, object: "text_completion", created: *created, model, choices, usage }
+        let Self { id, created, model, system_fingerprint } = self.clone();
+        let object = "text_completion";
+        Completion { id, object, created, model, system_fingerprint, choices, usage }
     }
 }
 

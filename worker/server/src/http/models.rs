@@ -24,5 +24,7 @@ pub(super) async fn show(
 fn model(http: &Shared, name: &str) -> Model {
     let served = http.member.served();
     let max_model_len = served.map(|served| served.context_tokens_max as u64);
-    Model { max_model_len, ..Model::new(name, http.member.started) }
+    let model = Model::new(name, http.member.started);
+    let owned_by = if http.member.fingerprint.is_some() { "naru-sim" } else { model.owned_by };
+    Model { max_model_len, owned_by, ..model }
 }

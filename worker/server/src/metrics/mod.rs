@@ -1,7 +1,10 @@
 //! What `/metrics` shows: `naru_*`, and the `vllm:` names that endpoint pickers read.
 
 mod process;
+mod simulation;
 mod timing;
+
+use std::sync::Arc;
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -9,8 +12,10 @@ use prometheus::{
 };
 
 use crate::drive::Load;
+use crate::sim::Meter;
 
 use process::Process;
+use simulation::Simulation;
 pub(crate) use timing::Timing;
 
 /// Every metric of this process.
@@ -28,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) load_seconds: GaugeVec,
     certificate_expiry: GaugeVec,
     process: Process,
+    simulation: Simulation,
 }
 
 /// One thing under two names.
@@ -204,6 +210,7 @@ impl Metrics {
             load_seconds: build.keep(load_seconds),
             certificate_expiry: build.keep(certificate_expiry),
             process: Process::new(&build),
+            simulation: Simulation::new(&build),
             model: model.to_owned(),
             registry,
         }
@@ -238,6 +245,11 @@ impl Metrics {
         build.keep(Gauge::with_opts(opts)).set(1.0);
     }
 
+    /// Says that this worker only simulates, and shows what `meter` shows.
+    pub(crate) fn simulate(&self, meter: Arc<Meter>) {
+        self.simulation.start(meter);
+    }
+
     /// The text that Prometheus reads.
     pub(crate) fn render(&self, load: Option<&Load>) -> String {
         if let Some(load) = load {
@@ -245,6 +257,7 @@ impl Metrics {
             self.levels.show(load);
         }
         self.process.look();
+        self.simulation.look();
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .expect("writing to a string does not fail")

@@ -72,6 +72,9 @@ fn bad_usage_is_exit_code_2() {
         (&["--model", "x", "--kv-cache-memory", "2 apples"], "--kv-cache-memory"),
         (&["--model", "x", "--max-sequences", "9999"], "--max-batch-tokens"),
         (&["--model", "x", "--sha256", "abc"], "64 hexadecimal"),
+        (&["--model", "sim://qwen3-8b-h100"], "--backend sim"),
+        (&["--model", "sim://nothing", "--backend", "sim"], "llama-3.1-8b-h100"),
+        (&["--model", "x", "--sim-speed", "3"], "--backend sim"),
         (&["--listen", "127.0.0.1:0"], "--model"),
     ] {
         let (code, said) = fail(command(arguments));

@@ -6,4 +6,5 @@ mod control;
 mod endings;
 mod proven;
 mod refusals;
+mod simulated;
 mod worker;

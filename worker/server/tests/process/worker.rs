@@ -69,7 +69,18 @@ fn wait(child: &mut Child) -> ExitStatus {
 impl Worker {
     /// A worker of this test's own, ready to answer as model `m`.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let worker = Self::start_early(arguments);
+        Self::start_early(arguments).ready().await
+    }
+
+    /// The same, without a model: it only simulates.
+    pub(crate) async fn simulate(uri: &str, arguments: &[&str]) -> Self {
+        let arguments = [&["--backend", "sim"], arguments].concat();
+        Self::spawn(uri, &arguments).ready().await
+    }
+
+    /// Itself, once it is ready.
+    pub(crate) async fn ready(self) -> Self {
+        let worker = self;
         let start = Instant::now();
         while worker.get("/readyz").await.0 != 200 {
             assert!(start.elapsed() < READY_MAX, "the worker does not get ready");
@@ -80,8 +91,10 @@ impl Worker {
 
     /// The same, as soon as it has bound its addresses.
     pub(crate) fn start_early(arguments: &[&str]) -> Self {
-        let model = model();
-        let model = model.to_str().expect("UTF-8");
+        Self::spawn(model().to_str().expect("UTF-8"), arguments)
+    }
+
+    pub(crate) fn spawn(model: &str, arguments: &[&str]) -> Self {
         let mut command = command(&["--model", model, "--served-name", "m"]);
         let mut child = command.args(arguments).stderr(Stdio::null()).spawn().expect("it starts");
         let mut line = String::new();
@@ -140,11 +153,20 @@ impl Worker {
         events.map(|event| event.strip_prefix("data: ").expect("data").to_owned()).collect()
     }
 
-    /// The value of a metric without labels.
+    /// The value of a metric; labels are part of its name.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
         line.expect("a metric of that name").parse().expect("a number")
+    }
+
+    /// Waits until a metric without labels has reached `value`.
+    pub(crate) async fn until(&self, name: &str, value: f64) {
+        let start = Instant::now();
+        while self.metric(name).await < value {
+            assert!(start.elapsed() < READY_MAX, "{name} does not reach {value}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Waits until nothing is computed or queued any more.

@@ -151,7 +151,7 @@ impl Bench {
             patience: Patience { attempts: 3, first_pause: Duration::from_millis(5) },
         };
         change(&mut sources);
-        Fetcher { sources, member: Arc::new(Member::new(vec!["m".to_owned()], 1)) }
+        Fetcher { sources, member: Arc::new(Member::new(vec!["m".to_owned()], None, 1)) }
     }
 
     fn url(&self) -> ModelUri {
