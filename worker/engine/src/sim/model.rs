@@ -50,7 +50,8 @@ impl SimModel {
 
     fn push_logits(&mut self, slot: usize) {
         let (state, plain) = (self.states[slot], self.plain[slot]);
-        let ends = plain >= ANSWER_TOKENS_MIN && mix(state, u64::from(END)) % END_CHANCE == 0;
+        let chance = mix(state, u64::from(END)).is_multiple_of(END_CHANCE);
+        let ends = plain >= ANSWER_TOKENS_MIN && chance;
         let logit = |id: u32| match id {
             END if ends => END_LOGIT,
             _ if is_control(id) => CONTROL_LOGIT,

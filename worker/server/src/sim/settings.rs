@@ -68,7 +68,7 @@ impl SimSettings {
             (of_uri, option) => of_uri.or(option),
         };
         let profile = match named {
-            None => SimProfile::default_profile(),
+            None | Some("default") => SimProfile::default_profile(),
             Some(name) => SimProfile::named(name).with_context(|| unknown(name))?,
         };
         let name = match uri.profile {
@@ -181,6 +181,7 @@ mod tests {
             Speed::Times(2.5),
             "m",
         );
+        check("--model sim://default --backend sim", default, real_time, default);
         check("--model m --backend sim --sim-speed 0", default, Speed::Unpaced, "m");
         check(
             "--model sim://qwen3-8b-h100?speed=20&load-seconds=3 --backend sim",
