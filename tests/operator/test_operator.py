@@ -55,7 +55,7 @@ class Operator(serving.Process):
         command = [
             "env", f"KUBECONFIG={cluster.kubeconfig}", serving.BINARIES / "naru", "operator",
             "--namespace", namespace, "--worker-image", worker, "--worker-image-pull-policy", "Never",
-            "--ops-listen", self.ops,
+            "--ops-listen", self.ops, "--control-listen", serving.free_address(), "--webhook-listen", serving.free_address(),
         ]  # fmt: skip
         super().__init__(command, directory, name)
 

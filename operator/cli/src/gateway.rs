@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use naru_gateway::{FollowConfig, Follower, Gateway, KeyRule, Limits, Reach, bind};
 use naru_gateway::{ops_router, serve};
+use naru_protocol::tls::{Identity, Role};
 use naru_protocol::{Snapshot, SnapshotVersion};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -52,6 +53,10 @@ pub(crate) struct Arguments {
     /// Folder in which the last snapshot is kept; two gateways must not share one
     #[arg(long, value_name = "FOLDER", default_value = "/var/lib/naru")]
     data_dir: PathBuf,
+    /// Directory of tls.crt, tls.key and ca.crt: then operators and workers are asked to prove who
+    /// they are by a certificate of ca.crt, and so does this gateway; changed files are taken up
+    #[arg(long, value_name = "DIRECTORY")]
+    tls_dir: Option<PathBuf>,
     /// What this gateway calls itself to the operator
     #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "gateway")]
     name: String,
@@ -86,7 +91,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
             .await
             .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
             .map_err(Failure::BadUsage)?;
-        FrontDoor { arguments, api, keys, ops }.run().await.map_err(Failure::Failed)
+        let identity = identify(&arguments).map_err(Failure::Failed)?;
+        FrontDoor { identity, arguments, api, keys, ops }.run().await.map_err(Failure::Failed)
     })
 }
 
@@ -97,8 +103,20 @@ fn check_operator(operator: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Who this gateway is, if it has to prove it; changed files are taken up from now on.
+fn identify(arguments: &Arguments) -> anyhow::Result<Option<Arc<Identity>>> {
+    let Some(directory) = arguments.tls_dir.clone() else { return Ok(None) };
+    let identity = Identity::load(Role::Gateway, &directory);
+    let identity = identity.with_context(|| format!("--tls-dir {}", directory.display()))?;
+    let identity = Arc::new(identity);
+    let followed = Arc::clone(&identity);
+    tokio::spawn(async move { followed.follow(&directory).await });
+    Ok(Some(identity))
+}
+
 /// Everything that has been checked and opened.
 struct FrontDoor {
+    identity: Option<Arc<Identity>>,
     arguments: Arguments,
     api: TcpListener,
     keys: KeyRule,
@@ -107,7 +125,7 @@ struct FrontDoor {
 
 impl FrontDoor {
     async fn run(self) -> anyhow::Result<()> {
-        let Self { arguments, api, keys, ops } = self;
+        let Self { identity, arguments, api, keys, ops } = self;
         let mut signals = Signals::new().context("listening for signals")?;
         let (readiness, ready) = watch::channel(Err("no snapshot yet".to_owned()));
         let (stop_gateway, gateway_stops) = watch::channel(None);
@@ -119,7 +137,7 @@ impl FrontDoor {
         });
         let wait = Duration::from_secs(arguments.wait_seconds);
         let limits = Limits { wait, ..Limits::default() };
-        let gateway = Gateway::new(snapshots.clone(), keys, limits);
+        let gateway = Gateway::with_identity(snapshots.clone(), keys, limits, identity);
         let gateway = gateway.context("setting metrics up")?;
         let pages = ops_router(gateway.clone(), ready);
         let ops = tokio::spawn(serve(gateway.clone(), pages, ops, ops_stops));

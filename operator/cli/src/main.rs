@@ -6,6 +6,7 @@ mod key;
 mod logs;
 mod operator;
 mod signals;
+mod trust;
 mod up;
 
 use std::io::Write;

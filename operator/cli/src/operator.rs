@@ -5,18 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use naru_controller::election::{Candidate, Identity, Timing};
+use naru_controller::election::{Candidate, Identity, Leadership, Timing};
 use naru_controller::kubernetes::{KubernetesConfig, Metrics, WorkerImage, connect, lead, pages};
 use naru_controller::{Outputs, Publisher};
-use naru_protocol::Snapshot;
+use naru_protocol::{Snapshot, tls};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::failure::Failure;
 use crate::signals::Signals;
+use crate::trust::{self, Trust};
 
 /// The Lease by which one of several operators leads.
 const LEASE: &str = "naru-operator";
+
+/// How often the certificate in use is looked at for `/metrics`.
+const SHOW: Duration = Duration::from_secs(5);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +67,8 @@ pub(crate) struct Arguments {
     /// Seconds between two looks at the lease
     #[arg(long, value_name = "SECONDS", default_value = "2")]
     lease_retry_seconds: u64,
+    #[command(flatten)]
+    trust: trust::Arguments,
 }
 
 impl Arguments {
@@ -103,6 +110,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             .await
             .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
             .map_err(Failure::BadUsage)?;
+        let trust = Trust::new(&arguments.trust, &arguments.namespace);
+        let trust = trust.await.map_err(Failure::BadUsage)?;
         let metrics = Metrics::new().context("setting metrics up").map_err(Failure::Failed)?;
         let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
         let identity = Identity::of_process(pod.as_deref());
@@ -111,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let worker = WorkerImage {
             image: arguments.worker_image.clone(),
             pull_policy: arguments.worker_image_pull_policy.clone(),
-            has_tls: false,
+            has_tls: true,
         };
         let control = TcpListener::bind(arguments.control_listen)
             .await
@@ -120,25 +129,54 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let publisher = Publisher::new(snapshot);
         let demands = publisher.demands();
-        let config = KubernetesConfig { client, worker, instance: pod, metrics, demands };
-        let gateways = publisher.serve(control, std::future::pending());
-        let operating = operate(config, candidate, ops, snapshots);
-        tokio::select! {
-            ended = operating => ended.map_err(Failure::Failed),
-            ended = gateways => Err(Failure::Failed(anyhow!("serving gateways ended: {ended:?}"))),
-        }
+        let config =
+            KubernetesConfig { client, worker, instance: pod, metrics, demands, identity: None };
+        let gateways = Gateways { publisher, listener: control };
+        operate(config, candidate, Outside { trust, gateways, ops }, snapshots)
+            .await
+            .map_err(Failure::Failed)
     });
     // Nothing that is still going on may hold the process up.
     runtime.shutdown_background();
     result
 }
 
+/// Whom this operator talks to, besides the API server and members.
+struct Outside {
+    trust: Trust,
+    gateways: Gateways,
+    ops: TcpListener,
+}
+
+/// Those who follow it.
+struct Gateways {
+    publisher: Publisher,
+    listener: TcpListener,
+}
+
+impl Gateways {
+    /// Serves them as somebody: once there is a certificate to show.
+    async fn serve(self, identity: Known) -> anyhow::Result<()> {
+        let Some(identity) = known(identity).await else { return std::future::pending().await };
+        let publisher = self.publisher.with_identity(identity);
+        publisher.serve(self.listener, std::future::pending()).await.context("serving gateways")
+    }
+}
+
+/// Who this operator is, once that is known.
+type Known = watch::Receiver<Option<Arc<tls::Identity>>>;
+
+async fn known(mut identity: Known) -> Option<Arc<tls::Identity>> {
+    identity.wait_for(Option::is_some).await.ok().and_then(|known| known.clone())
+}
+
 async fn operate(
     config: KubernetesConfig,
     candidate: Candidate,
-    ops: TcpListener,
+    outside: Outside,
     snapshots: watch::Sender<Arc<Snapshot>>,
 ) -> anyhow::Result<()> {
+    let Outside { trust, gateways, ops } = outside;
     let mut signals = Signals::new().context("listening for signals")?;
     let (leadership, leads) = watch::channel(None);
     let (is_asked, asked) = watch::channel(false);
@@ -147,17 +185,58 @@ async fn operate(
     let pages = pages(config.metrics.clone(), asked);
     let pages = tokio::spawn(async move { axum::serve(ops, pages).await });
     let mut candidate = tokio::spawn(candidate.run(leadership, is_asked, stopped));
-    let mut leading = tokio::spawn(lead(config, leads, Outputs { snapshots, readiness }));
+    let (mut trusting, identity) = trust.start(&config.client, whether(leads.clone()));
+    let gateways = gateways.serve(identity.clone());
+    let outputs = Outputs { snapshots, readiness };
+    let mut leading = tokio::spawn(lead_known(config, identity, leads, outputs));
     tokio::select! {
         () = signals.next() => {}
         ended = &mut candidate => return Err(anyhow!("the election ended: {ended:?}")),
         ended = &mut leading => return Err(anyhow!("the loop ended: {ended:?}")),
+        ended = gateways => return Err(anyhow!("serving gateways ended: {ended:?}")),
         ended = pages => return Err(anyhow!("the ops pages ended: {ended:?}")),
     }
     signals.end_at_the_next();
     // The lease is given back only once nothing acts any more.
     leading.abort();
     let _ = (&mut leading).await;
+    trusting.shutdown().await;
     stop.send_replace(true);
     candidate.await.context("giving the lease back")
+}
+
+/// Leads as somebody: once there is a certificate to show to members.
+async fn lead_known(
+    config: KubernetesConfig,
+    identity: Known,
+    leads: watch::Receiver<Leadership>,
+    outputs: Outputs,
+) {
+    let Some(known) = known(identity).await else { return };
+    let metrics = config.metrics.clone();
+    let shown = Arc::clone(&known);
+    let show = async {
+        loop {
+            metrics.certificate(shown.expires_unix_seconds());
+            sleep(SHOW).await;
+        }
+    };
+    tokio::select! {
+        () = lead(KubernetesConfig { identity: Some(known), ..config }, leads, outputs) => {}
+        () = show => {}
+    }
+}
+
+/// Whether this operator leads, for those who need not know since when.
+fn whether(mut leadership: watch::Receiver<Leadership>) -> watch::Receiver<bool> {
+    let (whether, leads) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            whether.send_replace(leadership.borrow_and_update().is_some());
+            if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    leads
 }

@@ -16,6 +16,7 @@
 
 mod agenda;
 mod arguments;
+pub mod certificates;
 mod demand;
 pub mod election;
 pub mod kubernetes;
@@ -26,6 +27,7 @@ mod reconcile;
 mod report;
 mod scale;
 mod tenants;
+pub mod webhook;
 mod world;
 
 pub use demand::{Demand, Demands, Wanted};

@@ -1,8 +1,10 @@
 //! The gRPC client of one member: its reports for as long as it lives, and orders to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use naru_plan::Millis;
+use naru_protocol::tls::{Alpn, Connector, Identity, Role};
 use naru_protocol::worker::v1::worker_client::WorkerClient;
 use naru_protocol::worker::v1::{DrainRequest, StatusReport, StatusRequest};
 use tokio::sync::mpsc;
@@ -36,13 +38,18 @@ pub(crate) enum Heard {
 }
 
 /// A connection to a member's control port, made when it is first needed and again when it broke.
-pub(crate) fn connection(control: Endpoint) -> WorkerClient<Channel> {
+/// With an identity both sides prove who they are.
+pub(crate) fn connection(
+    control: Endpoint,
+    identity: Option<Arc<Identity>>,
+) -> WorkerClient<Channel> {
     let control = control
         .connect_timeout(CALL)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN)
         .keep_alive_while_idle(true);
-    WorkerClient::new(control.connect_lazy())
+    let connector = Connector { identity, server: Role::Worker, alpn: Alpn::Http2, connect: CALL };
+    WorkerClient::new(control.connect_with_connector_lazy(connector))
 }
 
 /// Tells what is heard of a member and passes orders on, until there is nobody to give any.

@@ -14,10 +14,11 @@ use std::time::Duration;
 use naru_protocol::Snapshot;
 use naru_protocol::control::v1::control_server::{Control, ControlServer};
 use naru_protocol::control::v1::{self, GatewayReport};
+use naru_protocol::tls::{self, Identity, Peer, Role};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -38,13 +39,20 @@ const REPORT_BYTES_MAX: usize = 16 << 20;
 pub struct Publisher {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     reports: Arc<Mutex<Reports>>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Publisher {
     /// Publishes `snapshots`. One whose sequence is 0 is none: this operator does not lead, or has
     /// not seen everything yet, and sends gateways away.
     pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
-        Self { snapshots, reports: Arc::new(Mutex::new(Reports::new())) }
+        Self { snapshots, reports: Arc::new(Mutex::new(Reports::new())), identity: None }
+    }
+
+    /// The same, for gateways alone that prove to be such.
+    #[must_use]
+    pub fn with_identity(self, identity: Arc<Identity>) -> Self {
+        Self { identity: Some(identity), ..self }
     }
 
     /// What clients want, over all gateways, as it changes.
@@ -62,11 +70,10 @@ impl Publisher {
     ) -> Result<(), tonic::transport::Error> {
         let service = ControlServer::new(self.clone()).max_decoding_message_size(REPORT_BYTES_MAX);
         let serving = Server::builder()
-            .tcp_nodelay(true)
             .http2_keepalive_interval(Some(PING_EVERY))
             .http2_keepalive_timeout(Some(PONG_WITHIN))
             .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(tls::incoming(listener, self.identity.clone()));
         // Streams never end by themselves; gateways find another operator when this one goes.
         tokio::select! {
             served = serving => served,
@@ -136,6 +143,10 @@ impl Control for Publisher {
         &self,
         request: Request<Streaming<GatewayReport>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
+        let role = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+        if self.identity.is_some() && role != Some(Role::Gateway) {
+            return Err(Status::permission_denied("only a gateway is told of endpoints and keys"));
+        }
         if !is_published(&self.snapshots.borrow()) {
             return Err(not_the_leader());
         }

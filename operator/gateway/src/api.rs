@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use naru_protocol::openai::{ApiError, Model, ModelList, read_head};
+use naru_protocol::tls::Identity;
 use naru_protocol::{ModelEndpoints, Snapshot};
 use tokio::sync::watch;
 
@@ -40,6 +41,7 @@ struct Inner {
     limits: Limits,
     metrics: Metrics,
     freshness: Freshness,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Gateway {
@@ -51,11 +53,26 @@ impl Gateway {
         keys: KeyRule,
         limits: Limits,
     ) -> Result<Self, prometheus::Error> {
+        Self::with_identity(snapshots, keys, limits, None)
+    }
+
+    /// The same; with an identity it proves to workers who it is, and has them prove it too.
+    pub fn with_identity(
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        keys: KeyRule,
+        limits: Limits,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<Self, prometheus::Error> {
         let metrics = Metrics::new()?;
         let fleet = Fleet::new(snapshots);
         let keyring = Arc::new(Keyring::new(keys));
-        let forwarder =
-            Forwarder::new(fleet.clone(), keyring.clone(), limits.clone(), metrics.clone());
+        let forwarder = Forwarder::new(
+            fleet.clone(),
+            keyring.clone(),
+            limits.clone(),
+            metrics.clone(),
+            identity.clone(),
+        );
         let inner = Inner {
             fleet,
             keyring,
@@ -65,6 +82,7 @@ impl Gateway {
             limits,
             metrics,
             freshness: Freshness::default(),
+            identity,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -83,6 +101,10 @@ impl Gateway {
             .with_state(self.clone())
     }
 
+    pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.inner.identity.as_ref()
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits
     }
@@ -92,6 +114,9 @@ impl Gateway {
     }
 
     pub(crate) fn metrics_page(&self) -> Vec<u8> {
+        if let Some(identity) = &self.inner.identity {
+            self.inner.metrics.certificate(identity.expires_unix_seconds());
+        }
         self.inner.metrics.page(&self.inner.fleet, &self.inner.freshness)
     }
 

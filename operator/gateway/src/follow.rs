@@ -16,6 +16,7 @@ use std::time::Duration;
 use naru_protocol::Snapshot;
 use naru_protocol::control::v1::control_client::ControlClient;
 use naru_protocol::control::v1::{self, GatewayReport};
+use naru_protocol::tls::{Alpn, Connector, Identity, Role};
 use tokio::net::lookup_host;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -195,7 +196,8 @@ impl Following {
 
     async fn try_follow(&self, address: SocketAddr) -> Result<(), Ended> {
         let status = |status: tonic::Status| Ended::Status(status.code(), Box::new(status));
-        let channel = connect(address).await.map_err(Ended::Connect)?;
+        let channel = connect(address, self.gateway.identity().cloned());
+        let channel = channel.await.map_err(Ended::Connect)?;
         let mut client = ControlClient::new(channel).max_decoding_message_size(SNAPSHOT_BYTES_MAX);
         let (reports, outgoing) = mpsc::channel(1);
         let _reporting = Task(tokio::spawn(report(self.id.clone(), self.gateway.clone(), reports)));
@@ -236,14 +238,19 @@ impl Drop for Task {
 }
 
 /// A channel to one operator: the one place that knows how they are reached.
-async fn connect(address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+async fn connect(
+    address: SocketAddr,
+    identity: Option<Arc<Identity>>,
+) -> Result<Channel, tonic::transport::Error> {
+    let connector =
+        Connector { identity, server: Role::Operator, alpn: Alpn::Http2, connect: CONNECT };
     Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN)
         .keep_alive_while_idle(true)
-        .connect()
+        .connect_with_connector(connector)
         .await
 }
 

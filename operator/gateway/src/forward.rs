@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use naru_protocol::openai::ApiError;
+use naru_protocol::tls::{Alpn, Connector, Identity, Role};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -33,7 +33,7 @@ const IDLE_CONNECTIONS_MAX: usize = 64;
 /// Sends requests to endpoints.
 #[derive(Clone)]
 pub(crate) struct Forwarder {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     fleet: Fleet,
     keyring: Arc<Keyring>,
     waiting: Arc<Semaphore>,
@@ -68,11 +68,12 @@ impl Forwarder {
         keyring: Arc<Keyring>,
         limits: Limits,
         metrics: Metrics,
+        identity: Option<Arc<Identity>>,
     ) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(connector(&limits));
+            .build(connector(&limits, identity));
         let waiting = Arc::new(Semaphore::new(limits.waiting_max));
         Self { client, fleet, keyring, waiting, limits, metrics }
     }
@@ -166,11 +167,8 @@ impl Forwarder {
 }
 
 /// How workers are reached: the one place that knows.
-fn connector(limits: &Limits) -> HttpConnector {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(limits.connect));
-    connector
+fn connector(limits: &Limits, identity: Option<Arc<Identity>>) -> Connector {
+    Connector { identity, server: Role::Worker, alpn: Alpn::Http1, connect: limits.connect }
 }
 
 fn busy(code: &'static str, message: &str) -> ApiError {

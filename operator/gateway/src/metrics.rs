@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     connections: IntGauge,
     ready: IntGaugeVec,
     held: HeldMetrics,
+    certificate: IntGaugeVec,
 }
 
 /// What is told of the snapshot that is held.
@@ -82,8 +83,20 @@ impl Metrics {
                 &["model"],
             )?,
             held: HeldMetrics::new(&named)?,
+            certificate: named.added(IntGaugeVec::new(
+                Opts::new(
+                    "naru_certificate_expiry_timestamp_seconds",
+                    "When the certificate in use is no longer valid, Unix seconds.",
+                ),
+                &["role"],
+            )?)?,
             registry: named.0,
         })
+    }
+
+    /// Until when operators and workers believe who this gateway is.
+    pub(crate) fn certificate(&self, expires_unix_seconds: i64) {
+        self.certificate.with_label_values(&["gateway"]).set(expires_unix_seconds);
     }
 
     /// The Prometheus text page.

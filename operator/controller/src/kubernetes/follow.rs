@@ -1,8 +1,10 @@
 //! The status streams to members: one per pod that runs, as long as it does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use naru_plan::{DeploymentName, Millis};
+use naru_protocol::tls::Identity;
 use naru_protocol::worker::v1::{State, StatusReport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,6 +28,8 @@ pub(super) struct MemberId {
 /// Every member that is being listened to.
 pub(super) struct Members {
     members: BTreeMap<MemberId, Member>,
+    /// Who asks; members tell nobody who does not prove it.
+    identity: Option<Arc<Identity>>,
     heard: mpsc::Receiver<(MemberId, Heard)>,
     sender: mpsc::Sender<(MemberId, Heard)>,
     /// Deployments whose number of replicas follows their load.
@@ -57,10 +61,10 @@ impl Drop for Line {
 }
 
 impl Members {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(identity: Option<Arc<Identity>>) -> Self {
         let (sender, heard) = mpsc::channel(HEARD_MAX);
         let (scaled, asked) = (BTreeSet::new(), BTreeSet::new());
-        Self { members: BTreeMap::new(), heard, sender, scaled, asked }
+        Self { members: BTreeMap::new(), identity, heard, sender, scaled, asked }
     }
 
     /// From now on the load of these deployments matters, and of no others.
@@ -87,13 +91,13 @@ impl Members {
         gone.iter().for_each(|id| drop(self.members.remove(id)));
         for (pod_uid, address) in members {
             let id = MemberId { deployment: name.clone(), pod_uid: pod_uid.clone() };
-            let sender = self.sender.clone();
+            let (sender, identity) = (self.sender.clone(), self.identity.clone());
             let member = self.members.entry(id.clone()).or_default();
             if member.line.as_ref().map(|line| &line.address) != address.as_ref() {
                 member.told.is_live = false;
                 member.is_told_to_drain = false;
-                member.line =
-                    address.as_deref().and_then(|address| Line::open(id, address, sender));
+                let open = |address: &str| Line::open(id, address, sender, identity);
+                member.line = address.as_deref().and_then(open);
             }
         }
     }
@@ -181,10 +185,15 @@ impl Members {
 }
 
 impl Line {
-    fn open(id: MemberId, address: &str, sender: mpsc::Sender<(MemberId, Heard)>) -> Option<Self> {
+    fn open(
+        id: MemberId,
+        address: &str,
+        sender: mpsc::Sender<(MemberId, Heard)>,
+        identity: Option<Arc<Identity>>,
+    ) -> Option<Self> {
         let control = Endpoint::from_shared(format!("http://{address}")).ok()?;
         let (orders, receiver) = mpsc::channel(member::ORDERS_MAX);
-        let client = member::connection(control);
+        let client = member::connection(control, identity);
         let task = tokio::spawn(async move {
             let tell = |heard| {
                 let (sender, id) = (sender.clone(), id.clone());

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// From a look that changes nothing to a slow API server.
 const SECONDS: [f64; 12] =
@@ -18,6 +20,7 @@ pub struct Metrics {
     depth: IntGauge,
     leader: IntGauge,
     deployments: IntGauge,
+    certificate: GaugeVec,
 }
 
 impl Metrics {
@@ -50,16 +53,32 @@ impl Metrics {
                 "naru_model_deployments",
                 "Model deployments that are wished.",
             )?,
+            certificate: GaugeVec::new(
+                Opts::new(
+                    "naru_certificate_expiry_timestamp_seconds",
+                    "When the certificate in use is no longer valid, Unix seconds.",
+                ),
+                &["role"],
+            )?,
             registry,
         };
-        let Self { registry, reconcile_seconds, reconciles, errors, depth, leader, deployments } =
-            &metrics;
+        let Self {
+            registry,
+            reconcile_seconds,
+            reconciles,
+            errors,
+            depth,
+            leader,
+            deployments,
+            ..
+        } = &metrics;
         registry.register(Box::new(reconcile_seconds.clone()))?;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(depth.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         registry.register(Box::new(deployments.clone()))?;
+        registry.register(Box::new(metrics.certificate.clone()))?;
         Ok(metrics)
     }
 
@@ -84,6 +103,11 @@ impl Metrics {
 
     pub(super) fn wished(&self, deployments: usize) {
         self.deployments.set(i64::try_from(deployments).unwrap_or(i64::MAX));
+    }
+
+    /// Until when peers believe who this operator is.
+    pub fn certificate(&self, expires_unix_seconds: i64) {
+        self.certificate.with_label_values(&["operator"]).set(expires_unix_seconds as f64);
     }
 
     /// Whether this operator leads.

@@ -34,11 +34,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kube::Client;
+pub use kube::Client;
 use naru_api::{ScalingDecision, Wishes};
 use naru_plan::scaling::Load;
 use naru_plan::{DeploymentName, Desired, Moment, Observed};
 use naru_protocol::Endpoint;
+use naru_protocol::tls::Identity;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
@@ -75,6 +76,8 @@ pub struct KubernetesConfig {
     pub instance: Option<String>,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Who this operator is to members; `None`: they do not ask.
+    pub identity: Option<Arc<Identity>>,
     /// What gateways wait for.
     pub demands: Demands,
 }
@@ -103,10 +106,11 @@ impl Kubernetes {
     pub async fn start(config: KubernetesConfig, wishes: channel::Sender<Arc<Wishes>>) -> Self {
         let (watches, seen) = watch::all(&config.client);
         let teller = Teller::new(config.client.clone(), config.instance.clone());
+        let members = Members::new(config.identity.clone());
         let mut world = Self {
             config,
             cluster: Cluster::new(),
-            members: Members::new(),
+            members,
             teller,
             wishes,
             refusals: BTreeMap::new(),

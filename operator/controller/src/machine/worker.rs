@@ -184,5 +184,5 @@ async fn follow(stdout: Option<ChildStdout>, teller: &Teller, orders: mpsc::Rece
             Heard::Silent => What::Silent,
         })
     };
-    member::follow(member::connection(control), orders, tell).await;
+    member::follow(member::connection(control, None), orders, tell).await;
 }
