@@ -1,7 +1,7 @@
 //! The internal authority: who in the cluster gets which certificate, and when another.
 //!
 //! ```text
-//! Secrets ──▶ plan (pure) ──▶ a step ──▶ issue ──▶ Secrets ──▶ kubelets ──▶ --tls-dir of each party
+//! Secrets ──▶ plan (pure) ──▶ a step ──▶ issue ──▶ Secrets ──▶ kubelets ──▶ each --tls-dir
 //!    └──────────────────── the operator's own, read at once ──▶ Identity
 //! ```
 //! Only the leader writes. Every operator reads its own certificate, because each serves the

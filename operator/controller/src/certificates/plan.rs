@@ -2,8 +2,9 @@
 //!
 //! An authority is replaced in steps, each taken when the one before has reached everybody:
 //! ```text
-//! Steady ──Introduce──▶ Introducing ──MarkTrusted, settle, Switch──▶ Leaving ──MarkMoved, settle, Retire──▶ Steady
-//!                       everybody trusts both                        everybody's certificate is of the new one
+//! Steady ──Introduce──▶ Introducing ──MarkTrusted, settle, Switch──▶ Leaving
+//!   ▲                   everybody comes to trust both                   │ everybody's certificate
+//!   └───────────────────── MarkMoved, settle, Retire ───────────────────┘ comes to be of the new
 //! ```
 //! So at every moment everybody trusts the authority of everybody else's certificate, however late
 //! files reach their holders, up to [`Lifetime::settle`].

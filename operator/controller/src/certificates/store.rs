@@ -43,7 +43,7 @@ impl Secrets {
         Self { client, namespace, namespaces, release: OnceCell::new() }
     }
 
-    fn place(&self, holder: &Holder) -> (&'static str, &str) {
+    fn place<'a>(&'a self, holder: &'a Holder) -> (&'static str, &'a str) {
         match holder {
             Holder::Operator => ("naru-operator-tls", &self.namespace),
             Holder::Gateway => ("naru-gateway-tls", &self.namespace),
