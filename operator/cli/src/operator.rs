@@ -182,11 +182,13 @@ async fn operate(
     let (is_asked, asked) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
     let (readiness, _ready) = watch::channel(Err("starting".to_owned()));
-    let pages = pages(config.metrics.clone(), asked);
+    let (is_ready, ready) = watch::channel(false);
+    let pages = pages(config.metrics.clone(), ready);
     let pages = tokio::spawn(async move { axum::serve(ops, pages).await });
     let mut candidate = tokio::spawn(candidate.run(leadership, is_asked, stopped));
     let (mut trusting, identity) = trust.start(&config.client, whether(leads.clone()));
     let gateways = gateways.serve(identity.clone());
+    tokio::spawn(becomes_ready(asked, identity.clone(), is_ready));
     let outputs = Outputs { snapshots, readiness };
     let mut leading = tokio::spawn(lead_known(config, identity, leads, outputs));
     tokio::select! {
@@ -203,6 +205,19 @@ async fn operate(
     trusting.shutdown().await;
     stop.send_replace(true);
     candidate.await.context("giving the lease back")
+}
+
+/// Ready once the API server has answered and there is a certificate for those who call.
+async fn becomes_ready(
+    mut asked: watch::Receiver<bool>,
+    identity: Known,
+    is_ready: watch::Sender<bool>,
+) {
+    if asked.wait_for(|asked| *asked).await.is_ok() && known(identity).await.is_some() {
+        is_ready.send_replace(true);
+    }
+    // The page goes on saying so.
+    is_ready.closed().await;
 }
 
 /// Leads as somebody: once there is a certificate to show to members.

@@ -27,6 +27,6 @@ async fn readyz(State(is_asked): State<watch::Receiver<bool>>) -> (StatusCode, &
     if *is_asked.borrow() {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "no answer of the API server, or no certificate yet\n")
     }
 }
