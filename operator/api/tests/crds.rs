@@ -26,7 +26,7 @@ fn the_page_of_reasons_is_up_to_date() {
 #[track_caller]
 fn same(path: &Path, generated: &str) {
     if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(path, generated).unwrap();
+        std::fs::write(path, generated).expect("the page is written");
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
     assert!(committed == generated, "{} is out of date; run: {COMMAND}", path.display());

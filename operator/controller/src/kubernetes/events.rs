@@ -37,9 +37,7 @@ pub(super) fn news(decision: &Decision, done: &[Action], before: Option<&str>) -
     if begins && outdated.iter().any(|replica| replica.revision != revision) {
         let note = format!("replicas of template {revision} take over one after another");
         say(false, "RolloutStarted", note);
-    } else if outdated.is_empty() && created + there == wished && created > 0 {
-        say(false, "Scaled", format!("from {there} to {wished} replicas"));
-    } else if outdated.is_empty() && there > wished && !done.is_empty() {
+    } else if outdated.is_empty() && is_scaled(there, created, wished, done) {
         say(false, "Scaled", format!("from {there} to {wished} replicas"));
     }
     for action in done {
@@ -71,6 +69,11 @@ pub(super) fn news(decision: &Decision, done: &[Action], before: Option<&str>) -
         }
     }
     news
+}
+
+/// Whether the number of replicas is changed, to the wished one.
+fn is_scaled(there: usize, created: usize, wished: usize, done: &[Action]) -> bool {
+    (created > 0 && created + there == wished) || (there > wished && !done.is_empty())
 }
 
 fn has_drained(replica: &Replica) -> bool {
