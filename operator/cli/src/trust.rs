@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 /// What `naru operator` is told about it.
 #[derive(clap::Args)]
+#[group(skip)]
 pub(crate) struct Arguments {
     /// How long certificates of operator, gateways and workers live: a number and s, m, h or d;
     /// they are replaced after two thirds of it
