@@ -15,7 +15,7 @@ from .machine import Machine
 
 GRACE_SECONDS = 12
 TOLERATION_SECONDS = 5
-START_SECONDS_MAX = 120
+START_SECONDS_MAX = 180
 
 AUDIT_POLICY = """apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -125,6 +125,11 @@ class ControlPlane:
 
     def wait_api(self):
         self._until(lambda: self.get("/readyz") == "ok", "kube-apiserver", "the API server is ready")
+
+    def wait_controllers(self):
+        """Waits until the controllers have done the first thing that pods need of them."""
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        self._until(lambda: self.get(account), "kube-controller-manager", "the default service account is there")
 
     def wait_dns(self):
         def answers():

@@ -114,8 +114,7 @@ class Cluster(Client):
             role = {"metadata": {"labels": {"node-role.kubernetes.io/worker": ""}}}
             patch = ("PATCH", f"/api/v1/nodes/{node.name}", role, "application/merge-patch+json")
             until(lambda patch=patch: self.control.request(*patch), f"{node.name} has its role")
-        account = "/api/v1/namespaces/default/serviceaccounts/default"
-        until(lambda: self.control.get(account), "the default service account is there")
+        self.control.wait_controllers()
         self.control.wait_dns()
 
     def _write_kubeconfig(self):

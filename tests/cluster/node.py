@@ -10,7 +10,7 @@ from . import images, network
 from .failure import Failed, until
 from .machine import Machine
 
-START_SECONDS_MAX = 120
+START_SECONDS_MAX = 180
 
 CONTAINERD = """version = 2
 root = "{directory}/containerd"
