@@ -176,9 +176,9 @@ pub fn advised(reason: Reason, message: &str, name: &DeploymentName) -> String {
 pub fn conditions_page() -> String {
     let mut page = String::from(
         "# Reasons of conditions\n\n\
-         What `status.conditions` of a ModelDeployment may say, what it means, and what to try next. \
-         In the commands\nNAME and NAMESPACE are those of the model deployment. This page is made \
-         from the program:\n`UPDATE=1 cargo test -p naru-api` writes it.\n\n\
+         What `status.conditions` of a ModelDeployment may say, what it means, and what to try \
+         next. In the commands\nNAME and NAMESPACE are those of the model deployment. This page \
+         is made from the program:\n`UPDATE=1 cargo test -p naru-api` writes it.\n\n\
          | reason | what it means | what to do | command |\n| --- | --- | --- | --- |\n",
     );
     for reason in Reason::ALL {

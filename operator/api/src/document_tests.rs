@@ -143,7 +143,8 @@ fn pod_templates_are_carried_whole() {
 #[test]
 fn tenants_and_budgets() {
     let budget = "apiVersion: naru.dev/v1alpha1\nkind: PowerBudget\nmetadata: {name: hall-a}\n\
-                  spec: {watts: 42000, schedule: [{from: \"12:00\", to: \"17:00\", watts: 30000}]}\n";
+                  spec:\n  watts: 42000\n  \
+                  schedule: [{from: \"12:00\", to: \"17:00\", watts: 30000}]\n";
     let all = [SMALLEST, &tenant("saudi", "0"), budget].join("---\n");
     let wishes = check(&sources(&[&all])).unwrap();
     let [saudi] = &wishes.tenants[..] else { panic!("one tenant: {wishes:?}") };

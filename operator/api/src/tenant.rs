@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::problem::{Finding, Findings};
 
+/// A moment as RFC 3339 writes it, in whole seconds.
+const RFC_3339: &str = concat!(
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}",
+    r"(Z|[+-][0-9]{2}:[0-9]{2})$"
+);
+
 /// What a partner may use, and the keys that prove a request to be its own.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -70,7 +76,7 @@ pub struct Key {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 32),
-        regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})$"),
+        regex(pattern = RFC_3339),
         extend("format" = "date-time")
     )]
     pub expires: Option<String>,

@@ -162,8 +162,13 @@ fn messages() {
 
 prop_compose! {
     fn loads()(
-        replicas in prop::collection::vec((0_u64..20_000, 0_u32..20, 0_u32..50, 0_u64..=BLOCKS), 0..6),
-        waiting_at_gateways in 0_u32..60, unheard in 0_u32..2, asked in prop::option::of(0_u64..900),
+        replicas in prop::collection::vec(
+            (0_u64..20_000, 0_u32..20, 0_u32..50, 0_u64..=BLOCKS),
+            0..6,
+        ),
+        waiting_at_gateways in 0_u32..60,
+        unheard in 0_u32..2,
+        asked in prop::option::of(0_u64..900),
     ) -> Load {
         let of = |(queued, running, waiting, kv)| replica(queued, running, waiting, kv);
         Load {
@@ -178,7 +183,9 @@ prop_compose! {
 
 prop_compose! {
     fn states()(
-        wished in 0_u32..12, low in prop::option::of(0_u64..900), idle in prop::option::of(0_u64..900),
+        wished in 0_u32..12,
+        low in prop::option::of(0_u64..900),
+        idle in prop::option::of(0_u64..900),
     ) -> ScalingState {
         ScalingState {
             wished: ReplicaCount(wished),

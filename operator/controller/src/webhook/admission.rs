@@ -122,12 +122,14 @@ mod tests {
     use super::*;
 
     fn asked(operation: &str, object: &Value, old: &Value) -> Value {
+        // Of what is deleted there is no object, and yet a kind.
+        let kind = object["kind"].as_str().unwrap_or("ModelDeployment");
         json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
             "request": {
                 "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
-                "kind": {"group": "naru.dev", "version": "v1alpha1", "kind": object["kind"]},
+                "kind": {"group": "naru.dev", "version": "v1alpha1", "kind": kind},
                 "operation": operation,
                 "object": object,
                 "oldObject": old,
