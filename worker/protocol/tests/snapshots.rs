@@ -14,10 +14,11 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 prop_compose! {
-    fn endpoint()(replica in name(), ip: [u8; 4], port: u16, ready: bool, draining: bool)
+    fn endpoint()(replica in name(), ip: [u8; 4], port in 0..9_u16, ready: bool, draining: bool)
         -> Endpoint {
         let [a, b, c, d] = ip;
-        Endpoint { replica, address: format!("{a}.{b}.{c}.{d}:{port}"), ready, draining }
+        let address = if port == 0 { String::new() } else { format!("{a}.{b}.{c}.{d}:{port}") };
+        Endpoint { replica, ready: ready && !address.is_empty(), address, draining }
     }
 }
 
@@ -112,11 +113,18 @@ fn nonsense_is_refused() {
         message.models.get_mut("a").unwrap()
     }
     Snapshot::try_from(sound()).unwrap();
+    let mut starting = sound();
+    model(&mut starting).endpoints[0] = endpoint_of("a-0");
+    Snapshot::try_from(starting).expect("a replica that starts has no address yet");
     check("no version", |m| m.version = None, "no version");
     check("no word on access", |m| model(m).access = None, "no access of a model");
     let both = Some(v1::Access { all: true, tenants: vec!["saudi".into()] });
     check("all and some", |m| model(m).access = both, "no access");
     check("a name as address", |m| model(m).endpoints[0].address = "a:80".into(), "no address");
+    let nowhere = |m: &mut v1::Snapshot| {
+        model(m).endpoints[0] = v1::Endpoint { ready: true, ..endpoint_of("a-0") };
+    };
+    check("ready, and nowhere", nowhere, "no address");
     check("no deployment", |m| model(m).deployment = String::new(), "no model deployment");
     check("a tenant that splits a header", |m| m.tenants[0].name = "a\r\nb".into(), "no tenant");
     check("a tenant twice", |m| m.tenants.push(tenant("saudi")), "listed twice");

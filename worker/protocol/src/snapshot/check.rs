@@ -70,7 +70,9 @@ fn check_model(model: &ModelEndpoints) -> Result<(), InvalidSnapshot> {
     at_most("endpoints of a model", model.endpoints.len(), ENDPOINTS_MAX)?;
     for endpoint in &model.endpoints {
         text("replica", &endpoint.replica, NAME_BYTES_MAX)?;
-        if endpoint.address.parse::<SocketAddr>().is_err() {
+        // A replica that has no place yet cannot be ready.
+        let has_none = endpoint.address.is_empty() && !endpoint.ready;
+        if !has_none && endpoint.address.parse::<SocketAddr>().is_err() {
             return Err(no("address", &endpoint.address));
         }
     }

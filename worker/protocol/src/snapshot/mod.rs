@@ -78,7 +78,7 @@ impl Access {
 pub struct Endpoint {
     /// Name of the replica, stable for its life.
     pub replica: String,
-    /// `ip:port` of its HTTP.
+    /// `ip:port` of its HTTP; empty until it has one, and then it is not ready.
     pub address: String,
     /// It answers requests.
     pub ready: bool,
