@@ -213,7 +213,8 @@ async fn becomes_ready(
     identity: Known,
     is_ready: watch::Sender<bool>,
 ) {
-    if asked.wait_for(|asked| *asked).await.is_ok() && known(identity).await.is_some() {
+    let is_asked = asked.wait_for(|asked| *asked).await.is_ok();
+    if is_asked && known(identity).await.is_some() {
         is_ready.send_replace(true);
     }
     // The page goes on saying so.

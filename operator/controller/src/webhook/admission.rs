@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn asked(operation: &str, object: &Value, old: &Value) -> Value {
-        // Of what is deleted there is no object, and yet a kind.
+        // Of an object that is deleted nothing is sent but its kind.
         let kind = object["kind"].as_str().unwrap_or("ModelDeployment");
         json!({
             "apiVersion": "admission.k8s.io/v1",
