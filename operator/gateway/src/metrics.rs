@@ -174,7 +174,7 @@ impl HeldMetrics {
                 .gauge("snapshot_sequence", "Number of that snapshot, of its leader.")?,
             age_seconds: named.added(Gauge::with_opts(Named::opts(
                 "snapshot_age_seconds",
-                "Seconds for which the snapshot may have been out of date; 0 while changes are heard.",
+                "Seconds for which the snapshot may be out of date; 0 while changes are heard.",
             ))?)?,
             connected: named
                 .gauge("operator_connected", "1 while an operator's snapshots are followed.")?,
