@@ -232,11 +232,34 @@ fn rule(package: &Package) -> &'static Rule {
     RULES.iter().find(|rule| rule.name == name).expect("a rule for each crate")
 }
 
+/// Parts of a crate that come with a feature. One build unites what all its crates ask for, so who
+/// is built with a part need not be who asked for it.
+const PARTS: &[(&str, &str, &str)] =
+    &[("kube", "client", "kube-client"), ("kube", "runtime", "kube-runtime")];
+
+/// The parts that neither `package` nor what it uses of the workspace asks for.
+fn others_parts(metadata: &Metadata, package: &Package) -> BTreeSet<(&'static str, &'static str)> {
+    let mut own = vec![package];
+    let mut asked = BTreeSet::new();
+    while let Some(package) = own.pop() {
+        for dependency in &package.dependencies {
+            asked.extend(dependency.features.iter().map(|feature| (&dependency.name, feature)));
+            let used = metadata.workspace_packages().into_iter();
+            own.extend(used.filter(|used| *used.name == *dependency.name));
+        }
+    }
+    let is_others = |(whole, feature, _): &&(&str, &str, &str)| {
+        !asked.iter().any(|(name, asked)| name == whole && asked == feature)
+    };
+    PARTS.iter().filter(is_others).map(|(whole, _, part)| (*whole, *part)).collect()
+}
+
 /// Every crate that `package` is built with, each with how it came in: itself included, what only
-/// its tests or its build script need left out.
+/// its tests or its build script need left out, and the parts that others asked for.
 fn known(metadata: &Metadata, package: &Package) -> BTreeMap<String, String> {
     let resolve = metadata.resolve.as_ref().expect("cargo metadata resolves");
     let nodes: BTreeMap<_, _> = resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+    let others = others_parts(metadata, package);
     let mut known = BTreeMap::new();
     let mut waiting = vec![(&package.id, package.name.to_string())];
     while let Some((id, path)) = waiting.pop() {
@@ -244,8 +267,12 @@ fn known(metadata: &Metadata, package: &Package) -> BTreeMap<String, String> {
         if known.contains_key(&name) {
             continue;
         }
-        known.insert(name, path.clone());
+        known.insert(name.clone(), path.clone());
         for dependency in &nodes[id].deps {
+            let part = metadata[&dependency.pkg].name.as_str();
+            if others.contains(&(name.as_str(), part)) {
+                continue;
+            }
             let is_built_in =
                 dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
             // A procedural macro runs in the compiler and is not part of what is built.

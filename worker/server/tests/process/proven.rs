@@ -95,12 +95,12 @@ impl Party {
     }
 
     async fn models(&self, worker: &Worker) -> Result<(StatusCode, Value), String> {
-        self.send(worker, Request::get(""), "/v1/models", &Value::Null).await
+        self.send(worker, Request::get("/"), "/v1/models", &Value::Null).await
     }
 
     async fn complete(&self, worker: &Worker, tenant: &str, prompt: &str) {
         let body = json!({"model": "m", "prompt": prompt, "max_tokens": 1});
-        let request = Request::post("").header("x-naru-tenant", tenant);
+        let request = Request::post("/").header("x-naru-tenant", tenant);
         let (status, answer) =
             self.send(worker, request, "/v1/completions", &body).await.expect("an answer");
         assert_eq!(status, StatusCode::OK, "{answer}");

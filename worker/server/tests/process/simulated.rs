@@ -83,7 +83,7 @@ async fn a_question_has_the_same_answer_whenever_and_wherever_it_is_asked() {
             "--max-context-tokens",
             "128",
             "--kv-cache-memory",
-            "64Mi",
+            "40Mi",
         ],
     )
     .await;
