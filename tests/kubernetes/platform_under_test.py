@@ -36,12 +36,15 @@ class Platform:
 
     def install(self, *options):
         """What a platform team does: two charts."""
-        self.kubectl("create", "namespace", SYSTEM)
-        self.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
+        self.apply(namespace)
+        self.kubectl("label", "namespace", SYSTEM, "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
         for chart in ("naru-crds", "naru"):
             chosen = ["--set=image.pullPolicy=Never", *options] if chart == "naru" else []
             path = REPOSITORY / "charts" / chart
-            self.cluster.helm("install", chart, path, f"--namespace={SYSTEM}", "--wait", "--timeout=90s", *chosen)
+            # Other tests may have left the definitions there.
+            how = ["upgrade", "--install", "--take-ownership", "--wait", "--timeout=90s"]
+            self.cluster.helm(*how, chart, path, f"--namespace={SYSTEM}", *chosen)
 
     def admit_tenant(self):
         """A Tenant with a new key, as `naru key create` gives it."""

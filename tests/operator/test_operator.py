@@ -130,10 +130,9 @@ class Platform:
             (self.directory / name).write_bytes(base64.b64decode(content))
         context = ssl.create_default_context(cafile=self.directory / "ca.crt")
         context.load_cert_chain(self.directory / "tls.crt", self.directory / "tls.key")
-        return httpx.post(
-            f"https://{pod['status']['podIP']}:8000/v1/completions", json=request, timeout=60, verify=context,
-            extensions={"sni_hostname": "worker.naru.internal"},
-        )  # fmt: skip
+        url = f"https://{pod['status']['podIP']}:8000/v1/completions"
+        with httpx.Client(verify=context, timeout=60) as client:
+            return client.post(url, json=request, extensions={"sni_hostname": "worker.naru.internal"})
 
     def owned(self):
         found = self.kubectl("get", OWNED, "--selector=app.kubernetes.io/managed-by=naru", "--output=name")
