@@ -9,7 +9,7 @@ from platform_under_test import Platform, deployment
 
 @pytest.fixture(scope="package")
 def naru(cluster, tmp_path_factory):
-    """naru installed, one tenant admitted, SmolLM2 served by one replica."""
+    """naru installed, one tenant admitted, SmolLM2 served by one replica; afterwards all of it is taken away."""
     directory = tmp_path_factory.mktemp("naru")
     version = pack.workspace_version()
     archive, _ = pack.pack(serving.BINARIES, directory, version, compression=1)
@@ -22,4 +22,5 @@ def naru(cluster, tmp_path_factory):
     platform.prepare_namespace()
     platform.apply(deployment())
     platform.wait_ready()
-    return platform
+    yield platform
+    platform.remove()

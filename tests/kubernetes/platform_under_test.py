@@ -46,6 +46,13 @@ class Platform:
             how = ["upgrade", "--install", "--take-ownership", "--wait", "--timeout=90s"]
             self.cluster.helm(*how, chart, path, f"--namespace={SYSTEM}", *chosen)
 
+    def remove(self):
+        """What a platform team does in the end: wishes first, then the release; the definitions may stay."""
+        self.kubectl("delete", "modeldeployments", "--all", f"--namespace={NAMESPACE}", "--timeout=90s")
+        self.kubectl("delete", "tenants", "--all", "--timeout=60s")
+        self.cluster.helm("uninstall", "naru", f"--namespace={SYSTEM}", "--wait", "--timeout=90s")
+        self.kubectl("delete", "namespace", NAMESPACE, weights.NAMESPACE, "--timeout=120s")
+
     def admit_tenant(self):
         """A Tenant with a new key, as `naru key create` gives it."""
         command = [serving.BINARIES / "naru", "key", "create", "--name", "test", "--tenant", TENANT]
