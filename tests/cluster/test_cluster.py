@@ -301,4 +301,12 @@ def test_pods_answer_while_the_api_server_is_gone(cluster, web):
     finally:
         cluster.control.start_api_server()
         cluster.control.wait_api()
-    assert ask(cluster, web, "web-0", "get", f"http://web-1.web.{web}.svc.cluster.local:8080") == "web-1"
+
+    # DNS hears of names from the API server, and may have to hear of these first.
+    def reaches_by_name():
+        try:
+            return ask(cluster, web, "web-0", "get", f"http://web-1.web.{web}.svc.cluster.local:8080") == "web-1"
+        except Failed:
+            return False
+
+    until(reaches_by_name, "pods reach each other by name again", seconds=30)
