@@ -7,7 +7,7 @@ import weights
 from platform_under_test import Platform, deployment
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def naru(cluster, tmp_path_factory):
     """naru installed, one tenant admitted, SmolLM2 served by one replica; afterwards all of it is taken away."""
     directory = tmp_path_factory.mktemp("naru")
