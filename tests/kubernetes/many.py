@@ -2,7 +2,7 @@
 
     many.py KUBECONFIG [--count 1000]
 
-On a cluster with naru installed. Prints a row of docs/benchmarks/kubernetes.md. No pods: replicas are 0.
+On a cluster with naru installed. Prints one row of a table. No pods: replicas are 0.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     times.py path/to/binaries [--rounds 5]
 
-Brings up a cluster of its own with naru and a server of weights, and prints the rows of docs/benchmarks/kubernetes.md.
+Brings up a cluster of its own with naru and a server of weights, and prints a table.
 """
 
 import argparse
