@@ -14,6 +14,19 @@ use crate::held::Freshness;
 const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0, 300.0];
 
+/// Why an attempt at a worker gave nothing. Each is counted from 0 on: a rate does not see the
+/// first of a series that was not there before.
+const ATTEMPT_FAILURES: [&str; 5] = [
+    "could not connect",
+    "ended before it answered",
+    "ended before its first byte",
+    "endpoint is no address",
+    "takes no requests now",
+];
+
+/// Why a snapshot is not taken, likewise.
+const SNAPSHOT_REFUSALS: [&str; 2] = ["stale", "invalid"];
+
 /// The metrics of one gateway.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -71,10 +84,10 @@ impl Metrics {
             )?,
             waiting: named
                 .gauge("requests_waiting", "Requests that wait for a worker to become ready.")?,
-            retries: named.counters(
+            retries: named.counted_from_zero(
                 "attempts_failed_total",
                 "Attempts at a worker that gave nothing, by reason.",
-                &["reason"],
+                &ATTEMPT_FAILURES,
             )?,
             connections: named.gauge("connections", "Connections of clients.")?,
             ready: named.gauges(
@@ -119,6 +132,7 @@ impl Metrics {
 
     /// An attempt gave nothing; `reason` is one of the forwarder's own few.
     pub(crate) fn retried(&self, reason: &'static str) {
+        debug_assert!(ATTEMPT_FAILURES.contains(&reason), "not counted from 0 on: {reason}");
         self.retries.with_label_values(&[reason]).inc();
     }
 
@@ -144,6 +158,7 @@ impl Metrics {
 
     /// A snapshot was not taken; `reason` is one of the follower's own few.
     pub(crate) fn snapshot_refused(&self, reason: &'static str) {
+        debug_assert!(SNAPSHOT_REFUSALS.contains(&reason), "not counted from 0 on: {reason}");
         self.held.refused.with_label_values(&[reason]).inc();
     }
 
@@ -178,10 +193,10 @@ impl HeldMetrics {
             ))?)?,
             connected: named
                 .gauge("operator_connected", "1 while an operator's snapshots are followed.")?,
-            refused: named.counters(
+            refused: named.counted_from_zero(
                 "snapshots_refused_total",
                 "Snapshots that were not taken: stale or invalid.",
-                &["reason"],
+                &SNAPSHOT_REFUSALS,
             )?,
             write_failures: named.added(IntCounter::with_opts(Named::opts(
                 "snapshot_write_failures_total",
@@ -227,6 +242,20 @@ impl Named {
         labels: &[&str],
     ) -> Result<IntCounterVec, prometheus::Error> {
         self.added(IntCounterVec::new(Self::opts(name, help), labels)?)
+    }
+
+    /// Counters by reason, where all reasons are known.
+    fn counted_from_zero(
+        &self,
+        name: &str,
+        help: &str,
+        reasons: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = self.counters(name, help, &["reason"])?;
+        for reason in reasons {
+            counters.with_label_values(&[reason]);
+        }
+        Ok(counters)
     }
 
     /// Durations by model.
