@@ -6,6 +6,7 @@ import serving
 from charts_under_test import CHARTS, NAMESPACE, Helm
 from cluster import lifecycle, programs
 from neighbours import prometheus_operator
+from release import Release
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +44,11 @@ def images(own_cluster, tmp_path_factory):
     own_cluster.load(archive)
     archive.unlink()
     return [image.name for image, _ in written]
+
+
+@pytest.fixture(scope="session")
+def release(own_cluster, definitions, images):
+    """naru installed, with a tenant and model deployments; the last test of its life takes it away."""
+    installed = Release(own_cluster)
+    installed.install()
+    return installed

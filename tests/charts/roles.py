@@ -28,19 +28,37 @@ class Grant:
 
 def granted(objects):
     """Every grant in the Roles and ClusterRoles among `objects`."""
+    roles = [found for found in objects if found["kind"] in ("Role", "ClusterRole")]
+    return set().union(*(grants(role, role["metadata"].get("namespace", "")) for role in roles))
+
+
+def held(objects, account, namespace):
+    """What the service account `account` of `namespace` may do, by the bindings and roles among `objects`."""
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    roles = {place(found): found for found in objects}
     found = set()
-    for role in objects:
-        if role["kind"] in ("Role", "ClusterRole"):
-            namespace = role["metadata"].get("namespace", "")
-            for rule in role["rules"]:
-                found |= {
-                    Grant(group, resource, verb, name, namespace)
-                    for group in rule["apiGroups"]
-                    for resource in rule["resources"]
-                    for verb in rule["verbs"]
-                    for name in rule.get("resourceNames", [""])
-                }
+    for binding in objects:
+        if any(subject.items() <= each.items() for each in binding.get("subjects", ())):
+            where = binding["metadata"].get("namespace", "")
+            kind, name = binding["roleRef"]["kind"], binding["roleRef"]["name"]
+            found |= grants(roles[kind, where if kind == "Role" else "", name], where)
     return found
+
+
+def place(found):
+    return found["kind"], found["metadata"].get("namespace", ""), found["metadata"]["name"]
+
+
+def grants(role, namespace):
+    """The grants of one role that is bound in `namespace`, or everywhere (empty)."""
+    return {
+        Grant(group, resource, verb, name, namespace)
+        for rule in role.get("rules") or ()
+        for group in rule.get("apiGroups", ())  # rules on URLs have none
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
+    }
 
 
 def done(log, account):
@@ -64,3 +82,8 @@ def done(log, account):
 def unused(grants, acts):
     """The grants that nothing needed."""
     return {grant for grant in grants if not any(grant.covers(act) for act in acts)}
+
+
+def ungranted(acts, grants):
+    """What was done, or tried, without any of the grants."""
+    return {act for act in acts if not any(grant.covers(act) for grant in grants)}

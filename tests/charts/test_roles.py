@@ -16,6 +16,22 @@ ROLES = [
 ]  # fmt: skip
 
 
+BINDINGS = [
+    {"kind": "ClusterRole", "metadata": {"name": "wide"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]},
+    {"kind": "ClusterRole", "metadata": {"name": "urls"}, "rules": [{"nonResourceURLs": ["/x"], "verbs": ["get"]}]},
+    {"kind": "Role", "metadata": {"name": "wide", "namespace": "n"}, "rules": []},
+    *(
+        {
+            "kind": kind, "metadata": {"name": role, "namespace": namespace}, "roleRef": {"kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": subject, "namespace": "n"}, {"kind": "Group", "name": "me"}],
+        }
+        for kind, role, namespace, subject in [
+            ("ClusterRoleBinding", "urls", "", "me"), ("RoleBinding", "wide", "there", "me"), ("ClusterRoleBinding", "wide", "", "you"),
+        ]
+    ),
+]  # fmt: skip
+
+
 def event(verb, resource, name="", group="", namespace="n", code=200, user="me", subresource="", stage="ResponseComplete"):
     what = {"resource": resource, "name": name, "apiGroup": group, "namespace": namespace, "subresource": subresource}
     return json.dumps({
@@ -30,6 +46,12 @@ def test_grants_are_one_verb_on_one_thing():
         Grant("apps", "statefulsets", "patch"),
         Grant("", "secrets", "get", "ca", "n"),
     }
+
+
+def test_an_account_holds_what_is_bound_to_it_and_where_it_is():
+    assert roles.held(BINDINGS, "me", "n") == {Grant("", "pods", "get", "", "there")}
+    assert roles.held(BINDINGS, "you", "n") == {Grant("", "pods", "get")}
+    assert roles.held(BINDINGS, "me", "elsewhere") == set()
 
 
 def test_acts_are_the_accounts_own_and_finished():
@@ -61,4 +83,5 @@ def test_a_grant_by_name_is_not_used_by_another_name_or_place():
     grant = Grant("", "secrets", "get", "ca", "n")
     for act in (Grant("", "secrets", "get", "other", "n"), Grant("", "secrets", "get", "ca", "m"), Grant("", "secrets", "list", "", "n")):
         assert roles.unused({grant}, {act}) == {grant}
-    assert roles.unused({grant}, {grant}) == set()
+        assert roles.ungranted({act}, {grant}) == {act}
+    assert roles.unused({grant}, {grant}) == roles.ungranted({grant}, {grant}) == set()
