@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -89,6 +90,11 @@ def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
         ("operator.certificateLifetime=soon", "operator.certificateLifetime"),
         ("webhook.failurePolicy=Maybe", "webhook.failurePolicy"),
         ("gateway.drainSeconds=-1", "gateway.drainSeconds"),
+        ("gateway.service.type=Anywhere", "gateway.service.type"),
+        ("operator.replicas=6", "operator.replicas"),
+        ("operator.extraEnv[0].value=x", "operator.extraEnv.0"),
+        ("webhook.timeoutSeconds=31", "webhook.timeoutSeconds"),
+        ("monitoring.podMonitors.interval=often", "monitoring.podMonitors.interval"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(helm, setting, path):
@@ -106,6 +112,24 @@ def test_every_value_is_in_the_schema_and_has_a_default():
 
     values = yaml.safe_load((CHARTS / "naru/values.yaml").read_text())
     compare(values, json.loads((CHARTS / "naru/values.schema.json").read_text()), "values")
+
+
+def test_every_value_is_explained():
+    with_the_one_before = {"podAnnotations", "tolerations", "affinity", "topologySpreadConstraints", "priorityClassName"}
+    before = ""
+    for line in (CHARTS / "naru/values.yaml").read_text().splitlines():
+        if (value := re.match(r"  (\w+):", line)) and value[1] not in with_the_one_before:
+            assert before.startswith("  # "), f"no comment above {line}"
+        before = line
+
+
+def test_no_service_shows_metrics_to_the_world(helm):
+    """Why there are PodMonitors, and no ServiceMonitor."""
+    objects = helm.template("naru", *EVERYTHING)
+    shown = {port["targetPort"] for service in by_kind(objects, "Service").values() for port in service["spec"]["ports"]}
+    assert shown == {"http", "webhook", "control"}
+    scraped = {endpoint["port"] for each in by_kind(objects, "PodMonitor").values() for endpoint in each["spec"]["podMetricsEndpoints"]}
+    assert scraped == {"ops"}
 
 
 def test_pods_keep_to_the_restricted_standard(helm):
@@ -249,6 +273,16 @@ def test_prometheus_accepts_the_rules(helm, promtool, tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(rule["spec"]))
     subprocess.run([promtool, "check", "rules", rules], check=True)
+
+
+def test_every_alert_fires_when_it_should_and_only_then(promtool):
+    tested = Path(__file__).with_name("alerts.yaml")
+    done = subprocess.run([promtool, "test", "rules", tested], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cases = [case for test in yaml.safe_load(tested.read_text())["tests"] for case in test["alert_rule_test"]]
+    groups = yaml.safe_load((CHARTS / "naru/rules/naru.yaml").read_text())["groups"]
+    firing = {case["alertname"] for case in cases if case["exp_alerts"]}
+    assert firing == {rule["alert"] for group in groups for rule in group["rules"]}
 
 
 def test_panels_and_rules_use_metrics_that_exist():
