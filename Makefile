@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench soak fuzz models fixtures clients images cluster cluster-down
+.PHONY: help up test check bench bench-kubernetes soak fuzz models fixtures clients images cluster cluster-down
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -17,7 +17,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 PYTEST := -p no:cacheprovider -q --durations=5
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 24
 
 up: ## build naru, fetch the demo model, start it on 127.0.0.1:8080, ask it one question; Ctrl-C ends it
 	@tests/prerequisites.sh
@@ -78,6 +78,13 @@ bench: models ## naru beside llama.cpp on this machine; docs/benchmarks/cpu.md s
 	cargo build --release -p naru-worker
 	@python=$$(tests/python.sh peer tests/peers/requirements.txt) && \
 	"$$python" tests/peers/bench_cpu.py $(TARGET)/release/naru-worker
+
+bench-kubernetes: models ## how long users wait on a cluster, and what COUNT=1000 model deployments cost the operator
+	@tests/prerequisites.sh
+	@tests/cluster/ctl build
+	cargo build --release -p naru -p naru-worker
+	@python=$$(tests/python.sh tests tests/requirements.txt) && \
+	"$$python" tests/kubernetes/bench_kubernetes.py $(TARGET)/release --count $(or $(COUNT),1000)
 
 fixtures: models ## ask llama.cpp again for what tests/tests/peer.rs expects (rarely needed)
 	@python=$$(tests/python.sh peer tests/peers/requirements.txt) && \

@@ -1,17 +1,20 @@
 """Many model deployments at once: how long until each has its status, and what the operator needed for it.
 
-    many.py KUBECONFIG [--count 1000]
-
-On a cluster with naru installed. Prints one row of a table. No pods: replicas are 0.
+No pods: replicas are 0.
 """
 
-import argparse
 import json
 import re
 import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 NAMESPACE = "many"
 BATCH = 100
+LOOK_SECONDS = 0.5
+ACCOUNT = "system:serviceaccount:naru-system:naru-operator"
+SETTLE_SECONDS_MAX = 3600
 
 
 def manifests(first, last):
@@ -43,7 +46,7 @@ def settle(client, count, seconds=300):
     while with_status(client) < count:
         if time.monotonic() - started > seconds:
             raise TimeoutError(f"{with_status(client)} of {count} have a status after {seconds} s")
-        time.sleep(0.5)
+        time.sleep(LOOK_SECONDS)
     return time.monotonic() - started
 
 
@@ -69,30 +72,71 @@ def value(page, name):
     return sum(float(found) for found in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
 
 
-def main():
-    import sys
-    from pathlib import Path
+@dataclass
+class Needed:
+    """What the operator needed for all of them."""
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from cluster.client import Client
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kubeconfig")
-    parser.add_argument("--count", type=int, default=1000)
-    options = parser.parse_args()
-    client = Client(options.kubeconfig)
-    started = time.monotonic()
-    try:
-        apply(client, options.count)
-        written = time.monotonic() - started
-        settled = written + settle(client, options.count, 3600)
-        page = operator_metrics(client)
-        memory = value(page, "process_resident_memory_bytes") / (1 << 20)
-        quantiles = " / ".join(f"{1000 * quantile(page, q):g}" for q in (0.5, 0.95, 0.99))
-        print(f"| {options.count} | {written:.1f} | {settled:.1f} | {quantiles} | {memory:.0f} |")
-    finally:
-        client.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=600s")
+    seconds: float
+    milliseconds: list  # of a reconcile: p50, p95, p99
+    mebibytes: list  # resident: at the end, and at most
+    calls: Counter  # by (verb, resource)
 
 
-if __name__ == "__main__":
-    main()
+def measure(cluster, count):
+    """Makes so many, and then has an operator start that finds them there; what each needed."""
+    restart(cluster)
+    log, started = cluster.layout.audit_log.stat().st_size, time.monotonic()
+    apply(cluster, count)
+    settle(cluster, count, SETTLE_SECONDS_MAX)
+    made = needed(cluster, time.monotonic() - started, log)
+    log, started = cluster.layout.audit_log.stat().st_size, time.monotonic()
+    restart(cluster)
+    while value(operator_metrics(cluster), "naru_reconcile_total") < count:
+        assert time.monotonic() - started < SETTLE_SECONDS_MAX, "the operator does not look at all of them"
+        time.sleep(LOOK_SECONDS)
+    return {"made": made, "found by a new operator": needed(cluster, time.monotonic() - started, log)}
+
+
+def restart(client, system="naru-system"):
+    """Another operator in the place of the one before, so that it has counted nothing yet."""
+    deployment = "deployment/naru-operator"
+    client.kubectl("rollout", "restart", deployment, f"--namespace={system}")
+    client.kubectl("rollout", "status", deployment, f"--namespace={system}", "--timeout=120s")
+    selector = "--selector=app.kubernetes.io/name=naru-operator"
+    while len(client.kubectl("get", "pods", f"--namespace={system}", selector, "--output=name").split()) != 1:
+        time.sleep(LOOK_SECONDS)
+
+
+def needed(cluster, seconds, log):
+    page = operator_metrics(cluster)
+    milliseconds = [1000 * quantile(page, q) for q in (0.5, 0.95, 0.99)]
+    return Needed(seconds, milliseconds, operator_memory(cluster), calls(cluster.layout.audit_log, log))
+
+
+def calls(log, offset):
+    """What the operator asked the API server for since the log was so long. Watches count when they begin."""
+    found = Counter()
+    with open(log) as lines:
+        lines.seek(offset)
+        for line in lines:
+            event = json.loads(line)
+            stage = "ResponseStarted" if event["verb"] == "watch" else "ResponseComplete"
+            if event["user"]["username"] == ACCOUNT and event["stage"] == stage and "objectRef" in event:
+                what = event["objectRef"]
+                resource = "/".join(part for part in (what["resource"], what.get("subresource")) if part)
+                found[event["verb"], resource] += 1
+    return found
+
+
+def operator_memory(cluster, system="naru-system"):
+    """MiB of the operator's process, which runs on this machine: resident now, and at most so far."""
+    selector = "--selector=app.kubernetes.io/name=naru-operator"
+    pod = cluster.kubectl("get", "pods", f"--namespace={system}", selector, "--output=jsonpath={.items[0].metadata.uid}")
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if pod in (path / "cgroup").read_text() and (path / "cmdline").read_bytes().startswith(b"/naru\0"):
+                status = (path / "status").read_text()
+                return [int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) / 1024 for name in ("VmRSS", "VmHWM")]
+        except OSError:
+            continue  # it has ended
+    raise AssertionError("the operator's process is not on this machine")

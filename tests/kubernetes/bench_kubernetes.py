@@ -1,8 +1,9 @@
-"""How long users wait on a cluster: from `kubectl apply` to Ready, and from `kubectl scale` to a second replica that answers.
+"""How long users wait on a cluster, and what many model deployments ask of the operator.
 
-    times.py path/to/binaries [--rounds 5]
+    bench_kubernetes.py path/to/binaries [--rounds 5] [--count 1000]
 
-Brings up a cluster of its own with naru and a server of weights, and prints a table.
+Brings up a cluster of its own with naru and a server of weights, and prints the tables of
+docs/benchmarks/kubernetes.md, which says how they are measured.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def measure(naru, rounds):
+def waits(naru, rounds):
     """Seconds of each round: apply to Ready, scale to two Ready replicas."""
     from platform_under_test import NAMESPACE, deployment
 
@@ -36,13 +37,38 @@ def measure(naru, rounds):
     return found
 
 
+def print_waits(found):
+    print("| | median | smallest to largest |\n| --- | --- | --- |")
+    for what, seconds in found.items():
+        print(f"| {what} | {statistics.median(seconds):.1f} s | {min(seconds):.1f} to {max(seconds):.1f} s |")
+
+
+def print_many(count, when):
+    """`when`: what was found when they were made, and when an operator started that finds them there."""
+    print(f"\n| {count} model deployments | " + " | ".join(when) + " |")
+    print("| --- | " + " | ".join("---" for _ in when) + " |")
+    rows = {
+        "until each has its status": lambda found: f"{found.seconds:.1f} s",
+        "reconcile p50 / p95 / p99, at most": lambda found: " / ".join(f"{ms:g}" for ms in found.milliseconds) + " ms",
+        "operator, resident, at the end and at most": lambda found: " / ".join(f"{mib:.0f}" for mib in found.mebibytes) + " MiB",
+        "calls to the API server for each": lambda found: f"{sum(found.calls.values()) / count:.2f}",
+    }
+    for what, show in rows.items():
+        print(f"| {what} | " + " | ".join(show(found) for found in when.values()) + " |")
+    kinds = sorted({kind for found in when.values() for kind in found.calls})
+    for kind in kinds:
+        print(f"| … {' '.join(kind)} | " + " | ".join(f"{found.calls[kind] / count:.2f}" for found in when.values()) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binaries", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--count", type=int, default=1000)
     options = parser.parse_args()
     os.environ["NARU_BINARIES"] = str(options.binaries.resolve())
     sys.path[:0] = [str(TESTS), str(TESTS.parent / "charts" / "images")]
+    import many
     import pack
     import weights
     from cluster import lifecycle, programs
@@ -56,9 +82,8 @@ def main():
         naru.install()
         naru.admit_tenant()
         naru.prepare_namespace()
-        print("| | median | smallest to largest |\n| --- | --- | --- |")
-        for what, seconds in measure(naru, options.rounds).items():
-            print(f"| {what} | {statistics.median(seconds):.1f} s | {min(seconds):.1f} to {max(seconds):.1f} s |")
+        print_waits(waits(naru, options.rounds))
+        print_many(options.count, many.measure(cluster, options.count))
 
 
 if __name__ == "__main__":
