@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import threading
 
 import httpx
@@ -39,10 +40,10 @@ class Release:
     def __init__(self, cluster):
         self.cluster = cluster
         self.before = everything(cluster)
-        self.key = self.gateway = ""
+        self.key = self.gateway = self.notes = ""
 
     def install(self):
-        self._helm("install", VALUES)
+        self.notes = self._helm("install", VALUES)
         self._make_key()
         service = self.get("service", "naru-gateway")
         self.gateway = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
@@ -61,13 +62,12 @@ class Release:
 
     def _helm(self, verb, values):
         how = [verb, "naru", CHARTS / "naru", f"--namespace={NAMESPACE}", "--wait", "--timeout=90s", "--values=-"]
-        self.cluster.helm(*how, text=yaml.safe_dump(values))
+        return self.cluster.helm(*how, text=yaml.safe_dump(values))
 
     def _make_key(self):
-        """As the notes of the release say."""
-        command = ["exec", "deploy/naru-operator", f"--namespace={NAMESPACE}", "--", "/naru", "key", "create"]
-        said = self.cluster.kubectl(*command, "--name=first", f"--tenant={TENANT}")
-        self.key, entry = said.split("\n\n", 1)
+        """By the command that the notes of the release give."""
+        [command] = re.findall(r"^ +kubectl (.* key create .*)$", self.notes, re.MULTILINE)
+        self.key, entry = self.cluster.kubectl(*command.split()).split("\n\n", 1)
         spec = {"keys": yaml.safe_load(entry)}
         self.apply({"apiVersion": "naru.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": TENANT}, "spec": spec})
 

@@ -25,6 +25,13 @@ def test_a_key_opens_the_gateway_and_nothing_else_does(release):
     assert release.ask(key="naru_" + "x" * 43).status_code == 401
 
 
+def test_the_notes_say_what_comes_next_and_no_more(release):
+    """The key that everything here is asked with came from their first command."""
+    assert "not defined yet" not in release.notes, "the definitions are there"
+    assert "kubectl wait --for=condition=Ready md/" in release.notes
+    assert f"kubectl -n {NAMESPACE} port-forward svc/naru-gateway 8080:80" in release.notes
+
+
 def test_an_upgrade_replaces_pods_and_cuts_nobody_off(release):
     before, workers = of_the_release(release), release.pods("naru-worker", SERVING)
     with Asking(release) as asking:
