@@ -203,6 +203,8 @@ class Node:
             "resolvConf": "",
             "nodeStatusUpdateFrequency": "3s",
             "nodeLeaseDurationSeconds": 8,
+            # Pods are looked at every second, so that a Secret that changed is soon in their files.
+            "syncFrequency": "200ms",
             "serializeImagePulls": False,
             "podLogsDir": str(self.directory / "pods"),
             "volumePluginDir": str(self.directory / "volume-plugins"),
