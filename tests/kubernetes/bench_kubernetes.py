@@ -84,7 +84,7 @@ def main():
         naru.authority = weights.serve(cluster, Path(directory))
         naru.install()
         naru.admit_tenant()
-        naru.prepare_namespace()
+        naru.prepare_namespaces()
         print_waits(waits(naru, options.rounds))
         print_many(options.count, many.measure(cluster, options.count))
 

@@ -1,4 +1,7 @@
-"""naru on the session's cluster: images, charts, a server of weights, one tenant, one model."""
+"""naru on the session's cluster: images, charts, a server of weights, one tenant, one model.
+
+The tests of this folder are one life, lived in the order of files and tests; each leaves the model Ready.
+"""
 
 import pack
 import pytest
@@ -7,7 +10,7 @@ import weights
 from platform_under_test import Platform, deployment
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def naru(cluster, tmp_path_factory):
     """naru installed, one tenant admitted, SmolLM2 served by one replica; afterwards all of it is taken away."""
     directory = tmp_path_factory.mktemp("naru")
@@ -19,7 +22,7 @@ def naru(cluster, tmp_path_factory):
     platform.authority = weights.serve(cluster, directory)
     platform.install()
     platform.admit_tenant()
-    platform.prepare_namespace()
+    platform.prepare_namespaces()
     platform.apply(deployment())
     platform.wait_ready()
     yield platform

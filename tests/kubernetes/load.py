@@ -41,10 +41,11 @@ def ask(address, key, model, prompt):
 
 
 class Load:
-    """Keeps `STREAMS` answers streaming from the start to the end of a `with`, and judges every one of them."""
+    """Keeps answers streaming, `streams` at a time, as long as a `with` lasts, and judges every one of them."""
 
-    def __init__(self, address, key, model, requests_min=0):
-        self.address, self.key, self.model, self.requests_min = address, key, model, requests_min
+    def __init__(self, naru, model, requests_min=0, streams=STREAMS):
+        self.address, self.key, self.model = naru.gateway, naru.key, model
+        self.requests_min, self.streams = requests_min, streams
         self.failures, self.answered = [], 0
         self._enough, self._lock = threading.Event(), threading.Lock()
 
@@ -57,7 +58,7 @@ class Load:
     def __enter__(self):
         self.expected = self.undisturbed()
         assert all(answer[1:] == ("length", TOKENS) for answer in self.expected.values()), self.expected
-        self._threads = [threading.Thread(target=self._stream, args=(number,)) for number in range(STREAMS)]
+        self._threads = [threading.Thread(target=self._stream, args=(number,)) for number in range(self.streams)]
         for thread in self._threads:
             thread.start()
         return self

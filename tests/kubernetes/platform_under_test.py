@@ -15,6 +15,8 @@ from serving import REPOSITORY, until
 
 SYSTEM = "naru-system"
 NAMESPACE = "serving"
+# What is served there is simulated.
+SIMULATED = "simulated"
 TENANT = "saudi"
 MODEL = "smollm2"
 SELECTOR = f"naru.dev/model-deployment={MODEL}"
@@ -36,9 +38,7 @@ class Platform:
 
     def install(self, *options):
         """What a platform team does: two charts."""
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
-        self.apply(namespace)
-        self.kubectl("label", "namespace", SYSTEM, "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
+        self.make_namespace(SYSTEM)
         for chart in ("naru-crds", "naru"):
             chosen = ["--set=image.pullPolicy=Never", *options] if chart == "naru" else []
             path = REPOSITORY / "charts" / chart
@@ -46,12 +46,23 @@ class Platform:
             how = ["upgrade", "--install", "--take-ownership", "--wait", "--timeout=90s"]
             self.cluster.helm(*how, chart, path, f"--namespace={SYSTEM}", *chosen)
 
+    def upgrade(self, *options):
+        """Other values for what is installed; returns when it runs so."""
+        path = REPOSITORY / "charts" / "naru"
+        how = ["upgrade", "--reuse-values", "--wait", "--timeout=90s"]
+        self.cluster.helm(*how, "naru", path, f"--namespace={SYSTEM}", *options)
+
     def remove(self):
         """What a platform team does in the end: wishes first, then the release; the definitions may stay."""
-        self.kubectl("delete", "modeldeployments", "--all", f"--namespace={NAMESPACE}", "--timeout=90s")
+        self.kubectl("delete", "modeldeployments", "--all", "--all-namespaces", "--timeout=90s")
         self.kubectl("delete", "tenants", "--all", "--timeout=60s")
         self.cluster.helm("uninstall", "naru", f"--namespace={SYSTEM}", "--wait", "--timeout=90s")
-        self.kubectl("delete", "namespace", NAMESPACE, weights.NAMESPACE, "--timeout=120s")
+        self.kubectl("delete", "namespace", NAMESPACE, SIMULATED, weights.NAMESPACE, "--timeout=120s")
+
+    def make_namespace(self, name):
+        """A namespace in which nothing may run that the strictest of the standards refuses."""
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        self.kubectl("label", "namespace", name, "--overwrite", "pod-security.kubernetes.io/enforce=restricted")
 
     def admit_tenant(self):
         """A Tenant with a new key, as `naru key create` gives it."""
@@ -65,18 +76,21 @@ class Platform:
     def apply(self, *objects):
         self.kubectl("apply", "--filename=-", text="\n---\n".join(map(json.dumps, objects)))
 
-    def prepare_namespace(self):
-        """Where models are served; workers there can be told to trust the server of weights."""
-        self.kubectl("create", "namespace", NAMESPACE)
-        self.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    def prepare_namespaces(self):
+        """Where models are served; workers of the first can be told to trust the server of weights."""
+        self.make_namespace(NAMESPACE)
+        self.make_namespace(SIMULATED)
         trust = self.directory / "ca.crt"
         trust.write_text(self.authority)
         self.kubectl("create", "configmap", "trust", f"--from-file={trust}", f"--namespace={NAMESPACE}")
 
-    def wait_ready(self, name=MODEL, seconds=120):
+    def wait_ready(self, name=MODEL, seconds=120, namespace=NAMESPACE):
         self.kubectl(
-            "wait", "--for=condition=Ready", f"md/{name}", f"--namespace={NAMESPACE}", f"--timeout={seconds}s"
+            "wait", "--for=condition=Ready", f"md/{name}", f"--namespace={namespace}", f"--timeout={seconds}s"
         )
+
+    def scale(self, replicas, name=MODEL, namespace=NAMESPACE):
+        self.kubectl("scale", f"md/{name}", f"--replicas={replicas}", f"--namespace={namespace}")
 
     @functools.cached_property
     def gateway(self):
@@ -92,24 +106,21 @@ class Platform:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.post(f"{self.gateway}/chat/completions", json=body, headers=headers, timeout=timeout)
 
-    def pods(self, name=MODEL):
-        return self.get("pods", f"--selector=naru.dev/model-deployment={name}")["items"]
+    def pods(self, name=MODEL, namespace=NAMESPACE):
+        return self.get("pods", f"--selector=naru.dev/model-deployment={name}", namespace=namespace)["items"]
 
-    def ready_replicas(self, name=MODEL):
-        return self.get("md", name).get("status", {}).get("readyReplicas", 0)
+    def status(self, name=MODEL, namespace=NAMESPACE):
+        return self.get("md", name, namespace=namespace).get("status", {})
 
-    def until_replicas(self, wished, name=MODEL, seconds=90):
+    def until_replicas(self, wished, name=MODEL, seconds=90, namespace=NAMESPACE):
         """Waits until exactly `wished` replicas exist and answer."""
 
         def settled():
-            pods = self.pods(name)
-            return self.ready_replicas(name) == wished == len(pods) and all(map(is_ready, pods))
+            pods = self.pods(name, namespace)
+            ready = self.status(name, namespace).get("readyReplicas", 0)
+            return ready == wished == len(pods) and all(map(is_ready, pods))
 
         until(settled, f"{wished} replicas of {name}", seconds)
-
-    def condition(self, kind="Ready", name=MODEL):
-        found = self.get("md", name).get("status", {}).get("conditions", [])
-        return next((condition for condition in found if condition["type"] == kind), None)
 
     def owned(self):
         """Everything in the namespace but Events, of every kind that the API server lists."""
@@ -133,7 +144,7 @@ def tenant(name, keys, **spec):
     }
 
 
-def deployment(name=MODEL, uri=None, pod_template=None, **spec):
+def deployment(name=MODEL, uri=None, pod_template=None, namespace=NAMESPACE, **spec):
     """A ModelDeployment; by default of SmolLM2, which two threads answer from."""
     trusting = {
         "env": [{"name": "SSL_CERT_FILE", "value": "/etc/trust/ca.crt"}],
@@ -149,9 +160,17 @@ def deployment(name=MODEL, uri=None, pod_template=None, **spec):
     return {
         "apiVersion": "naru.dev/v1alpha1",
         "kind": "ModelDeployment",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": whole | spec,
     }
+
+
+def simulated(name, namespace=SIMULATED, uri="sim://default", **spec):
+    """A ModelDeployment without weights, whose answers take the time that an accelerator would."""
+    small = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+    engine = {"maxContextTokens": 1024}
+    whole = {"backend": "sim", "resources": small, "engine": engine, "rollout": {"drainSeconds": 20}}
+    return deployment(name, uri, {}, namespace, **(whole | spec))
 
 
 def resource_versions(platform):

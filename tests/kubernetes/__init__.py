@@ -1,0 +1,1 @@
+"""A package, so that naru can be installed for exactly these tests."""
