@@ -6,7 +6,7 @@ import serving
 from charts_under_test import CHARTS, NAMESPACE, Helm
 from cluster import lifecycle, programs
 from neighbours import prometheus_operator
-from release import Release
+from release_under_test import Release
 
 
 @pytest.fixture(scope="session")

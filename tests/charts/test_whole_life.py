@@ -9,7 +9,7 @@ import json
 import pytest
 import roles
 from charts_under_test import NAMESPACE
-from release import SERVING, Asking, everything, of_an_earlier_version
+from release_under_test import SERVING, Asking, everything, of_an_earlier_version
 from serving import until
 
 pytestmark = pytest.mark.control
