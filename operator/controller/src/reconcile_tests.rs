@@ -208,16 +208,31 @@ async fn versions_only_rise() {
     assert!(rig.snapshots.borrow().version > first);
 }
 
-#[tokio::test(start_paused = true)]
-async fn who_sleeps_is_woken() {
-    let mut wish = wish("a", 5, "[x]");
-    wish.scaling = Some(ScalingWish {
+/// One that naru scales, from none to two replicas.
+fn scaled(name: &str) -> Desired {
+    let scaling = Some(ScalingWish {
         min: ReplicaCount(0),
         max: ReplicaCount(2),
         queued_tokens_per_replica: TokenCount(1000),
         idle_before_zero: Millis::from_seconds(30),
     });
-    let mut rig = rig(vec![wish], 0);
+    Desired { scaling, ..wish(name, 5, "[x]") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_deleted_is_not_woken() {
+    let mut rig = rig(vec![scaled("a")], 0);
+    rig.waiting.send_replace(65);
+    rig.shows("asked for by many", "x: a-0! a-1!").await;
+    rig.wishes.send_replace(Arc::new(only(vec![])));
+    rig.shows("deleted while they still ask", "").await;
+    sleep(Duration::from_secs(60)).await;
+    rig.shows("and it stays away", "").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sleeps_is_woken() {
+    let mut rig = rig(vec![scaled("a")], 0);
     rig.shows("nobody asks, whatever replicas says", "x: ").await;
     rig.waiting.send_replace(1);
     rig.shows("somebody does", "x: a-0!").await;

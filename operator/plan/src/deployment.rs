@@ -28,9 +28,10 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// The same deployment once nobody wishes it any more: no replica, drained as promised.
+    /// The same deployment once nobody wishes it any more: no replica, drained as promised, and no
+    /// load brings one back.
     pub fn without_replicas(&self) -> Self {
-        Self { replicas: ReplicaCount(0), ..self.clone() }
+        Self { replicas: ReplicaCount(0), scaling: None, ..self.clone() }
     }
 }
 
