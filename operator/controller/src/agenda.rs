@@ -16,6 +16,16 @@ pub(crate) const RESYNC: Millis = Millis::from_seconds(30);
 #[derive(Default)]
 pub(crate) struct Agenda {
     entries: BTreeMap<DeploymentName, Entry>,
+    /// Whose decision is being carried out, and whether it was due again meanwhile.
+    under_way: BTreeMap<DeploymentName, bool>,
+}
+
+/// One that is due.
+pub(crate) struct Due {
+    /// As it is wished.
+    pub(crate) desired: Arc<Desired>,
+    /// Whether a decision about it is being carried out: it is due again once that is over.
+    pub(crate) is_under_way: bool,
 }
 
 struct Entry {
@@ -61,13 +71,30 @@ impl Agenda {
     }
 
     /// What is due, as it is wished. Each is looked at again after [`RESYNC`] at the latest.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Arc<Desired>> {
-        let due = self.entries.values_mut().filter(|entry| entry.due <= now);
-        due.map(|entry| {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Due> {
+        let due = self.entries.iter_mut().filter(|(_, entry)| entry.due <= now);
+        due.map(|(name, entry)| {
             entry.due = now + duration(RESYNC);
-            Arc::clone(&entry.desired)
+            let under_way = self.under_way.get_mut(name);
+            let is_under_way = under_way.map(|is_due| *is_due = true).is_some();
+            Due { desired: Arc::clone(&entry.desired), is_under_way }
         })
         .collect()
+    }
+
+    /// A decision about one begins to be carried out.
+    pub(crate) fn begins(&mut self, name: &DeploymentName) {
+        self.under_way.insert(name.clone(), false);
+    }
+
+    /// That is over, well or not; returns the wish, if there still is one.
+    pub(crate) fn ends(&mut self, name: &DeploymentName, now: Instant) -> Option<Arc<Desired>> {
+        let is_due = self.under_way.remove(name).unwrap_or(false);
+        let entry = self.entries.get_mut(name)?;
+        if is_due {
+            entry.due = now;
+        }
+        Some(Arc::clone(&entry.desired))
     }
 
     /// Looks at one again after `wait`, if nothing asks for it sooner.
@@ -144,7 +171,10 @@ mod tests {
         let due: Vec<_> = agenda
             .take_due(now)
             .iter()
-            .map(|desired| format!("{}{}", desired.name.name(), desired.replicas.0))
+            .map(|Due { desired, is_under_way }| {
+                let name = desired.name.name();
+                format!("{name}{}{}", desired.replicas.0, if *is_under_way { "~" } else { "" })
+            })
             .collect();
         assert_eq!(due.join(" "), expected, "{fact}");
     }
@@ -178,6 +208,15 @@ mod tests {
         agenda.failed(&b, begun);
         due("a success is a new beginning", agenda, after(250), "b2");
         due("all are looked at now and then", agenda, after(40_000), "a1 b2");
+        agenda.begins(&b);
+        agenda.mark(&Changed::Only([b.clone()].into()), begun);
+        due("what is under way is told apart", agenda, begun, "b2~");
+        due("and not due again", agenda, after(1), "");
+        agenda.ends(&b, begun);
+        due("until that is over", agenda, begun, "b2");
+        agenda.begins(&b);
+        agenda.ends(&b, begun);
+        due("if anything happened meanwhile", agenda, after(1), "");
         agenda.wish(vec![wish("a", 1)], begun);
         due("what is not wished is forgotten", agenda, after(99_000), "a1");
         assert!(!agenda.knows(&b));

@@ -8,7 +8,7 @@ use naru_protocol::Snapshot;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::agenda::Agenda;
+use crate::agenda::{Agenda, Due};
 use crate::report::{Readiness, Reports};
 use crate::scale::scale;
 use crate::world::{Changed, Decision, Done, Outcome, World};
@@ -53,6 +53,7 @@ pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Output
         if is_news || stop.is_some() || has_left || had_left {
             agenda.wish(everything(left, &wishes.deployments, stop), now);
             (known, had_left) = (Some(wishes.clone()), has_left);
+            reports.wished();
         }
         agenda.mark(&changed, now);
         pass(&mut world, &mut agenda, &wishes.tenants, &mut reports).await;
@@ -80,39 +81,50 @@ fn everything(left: Vec<Desired>, wishes: &[Desired], stop: Option<Millis>) -> V
     }
 }
 
-/// One pass over everything that is due.
+/// One pass over everything that is due. What is still being carried out is not decided anew, but
+/// gateways hear of it: they must not wait for a world that is slow.
 async fn pass<W: World>(
     world: &mut W,
     agenda: &mut Agenda,
     tenants: &[Tenant],
     reports: &mut Reports,
 ) {
-    let due = agenda.take_due(Instant::now());
-    let mut decisions = Vec::new();
-    for desired in &due {
-        let decision = decide(world, agenda, desired);
-        reports.conditions(desired, decision.plan.conditions.clone());
-        reports.endpoints(world, desired);
-        decisions.push(decision);
-    }
-    // Gateways hear first: carrying decisions out may take a while.
-    reports.publish(agenda, tenants);
-    for Outcome { name, result } in world.apply(decisions).await {
-        match result {
-            Ok(Done::WillBeTold) => agenda.succeeded(&name),
-            Ok(Done::LookAgain) => {
-                agenda.succeeded(&name);
-                agenda.look_in(&name, AGAIN, Instant::now());
-            }
-            Err(error) => {
-                let (deployment, error) = (name.to_string(), one_line(&error));
-                tracing::error!(deployment, error, "a decision could not be carried out");
-                agenda.failed(&name, Instant::now());
-            }
+    for outcome in world.outcomes() {
+        if let Some(desired) = settle(agenda, outcome) {
+            reports.endpoints(world, &desired);
         }
     }
-    due.iter().for_each(|desired| reports.endpoints(world, desired));
+    let mut decisions = Vec::new();
+    for Due { desired, is_under_way } in agenda.take_due(Instant::now()) {
+        reports.endpoints(world, &desired);
+        if !is_under_way {
+            let decision = decide(world, agenda, &desired);
+            reports.conditions(&desired, decision.plan.conditions.clone());
+            agenda.begins(&desired.name);
+            decisions.push(decision);
+        }
+    }
     reports.publish(agenda, tenants);
+    world.apply(decisions).await;
+}
+
+/// Takes what became of one decision; returns whose it was, if that is still wished.
+fn settle<E: std::error::Error>(agenda: &mut Agenda, outcome: Outcome<E>) -> Option<Arc<Desired>> {
+    let (Outcome { name, result }, now) = (outcome, Instant::now());
+    let desired = agenda.ends(&name, now);
+    match result {
+        Ok(Done::WillBeTold) => agenda.succeeded(&name),
+        Ok(Done::LookAgain) => {
+            agenda.succeeded(&name);
+            agenda.look_in(&name, AGAIN, now);
+        }
+        Err(error) => {
+            let (deployment, error) = (name.to_string(), one_line(&error));
+            tracing::error!(deployment, error, "a decision could not be carried out");
+            agenda.failed(&name, now);
+        }
+    }
+    desired
 }
 
 /// What to do about one deployment, and when to look at it again.

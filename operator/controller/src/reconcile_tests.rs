@@ -4,8 +4,8 @@ use std::time::Duration;
 use naru_api::{Source, check};
 use naru_plan::scaling::Load;
 use naru_plan::{
-    Action, DeploymentName, Failures, Moment, Observed, Phase, Replica, ReplicaCount, ReplicaId,
-    ScalingWish, TokenCount, WorkerFailure,
+    Action, DeploymentName, Failures, KeyName, Moment, Observed, Phase, Replica, ReplicaCount,
+    ReplicaId, ScalingWish, Sha256, TenantKey, TenantName, TokenCount, WorkerFailure,
 };
 use naru_protocol::Endpoint;
 use tokio::task::JoinHandle;
@@ -21,6 +21,18 @@ struct Paper {
     failing: u32,
     /// Requests that wait at gateways.
     waiting: watch::Receiver<u32>,
+    weather: watch::Receiver<Weather>,
+    /// What became of decisions, each told at its time.
+    outcomes: Vec<(Instant, Outcome<OutOfPaper>)>,
+}
+
+/// What goes wrong in a world.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weather {
+    /// What is begun comes to nothing, after five seconds.
+    hangs: bool,
+    /// No worker answers.
+    is_silent: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,14 +91,24 @@ impl World for Paper {
         Observed { replicas, memory_free: None }
     }
 
-    async fn apply(&mut self, decisions: Vec<Decision>) -> Vec<Outcome<OutOfPaper>> {
-        let mut outcomes = Vec::new();
+    async fn apply(&mut self, decisions: Vec<Decision>) {
         for Decision { desired, plan, .. } in decisions {
-            let acts = plan.actions.into_iter().map(|action| self.act(&desired, action));
-            let result = acts.collect::<Result<Vec<()>, _>>().map(|_| Done::WillBeTold);
-            outcomes.push(Outcome { name: desired.name.clone(), result });
+            let (name, mut told) = (desired.name.clone(), Instant::now());
+            assert!(self.outcomes.iter().all(|(_, other)| other.name != name), "one at a time");
+            let result = if self.weather.borrow().hangs {
+                told += Duration::from_secs(5);
+                Err(OutOfPaper)
+            } else {
+                let acts = plan.actions.into_iter().map(|action| self.act(&desired, action));
+                acts.collect::<Result<Vec<()>, _>>().map(|_| Done::WillBeTold)
+            };
+            self.outcomes.push((told, Outcome { name, result }));
         }
-        outcomes
+    }
+
+    fn outcomes(&mut self) -> Vec<Outcome<OutOfPaper>> {
+        let now = Instant::now();
+        self.outcomes.extract_if(.., |(told, _)| *told <= now).map(|(_, outcome)| outcome).collect()
     }
 
     fn load(&self, desired: &Desired) -> Option<Load> {
@@ -112,11 +134,12 @@ impl World for Paper {
 
     async fn changed(&mut self) -> Changed {
         sleep(Duration::from_millis(10)).await;
-        let now = self.now();
+        let (now, is_silent) = (self.now(), self.weather.borrow().is_silent);
         for (_, replica) in self.replicas.values_mut() {
             let failure = WorkerFailure::Ended("exit code 0".into());
             replica.phase = match replica.drain_since {
                 Some(_) => Phase::Stopped { at: now, failure },
+                None if is_silent => Phase::Silent { since: now },
                 None => Phase::Ready,
             };
         }
@@ -132,6 +155,7 @@ struct Rig {
     readiness: watch::Receiver<Readiness>,
     running: JoinHandle<()>,
     waiting: watch::Sender<u32>,
+    weather: watch::Sender<Weather>,
 }
 
 fn only(deployments: Vec<Desired>) -> Wishes {
@@ -144,11 +168,18 @@ fn rig(wishes: Vec<Desired>, failing: u32) -> Rig {
     let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
     let (readiness, ready) = watch::channel(Err("starting".to_owned()));
     let (waiting, waits) = watch::channel(0);
-    let (begun, replicas) = (Instant::now(), BTreeMap::new());
-    let world = Paper { begun, replicas, failing, waiting: waits };
+    let (weather, outside) = watch::channel(Weather::default());
+    let world = Paper {
+        begun: Instant::now(),
+        replicas: BTreeMap::new(),
+        failing,
+        waiting: waits,
+        weather: outside,
+        outcomes: Vec::new(),
+    };
     let controls = Controls { wishes: wished, stop: stops };
     let running = tokio::spawn(run(world, controls, Outputs { snapshots, readiness }));
-    Rig { wishes, stop, snapshots: snapshot, readiness: ready, running, waiting }
+    Rig { wishes, stop, snapshots: snapshot, readiness: ready, running, waiting, weather }
 }
 
 impl Rig {
@@ -252,6 +283,46 @@ async fn who_sleeps_is_woken() {
 async fn what_fails_is_tried_again() {
     let mut rig = rig(vec![wish("a", 1, "[x]")], 3);
     rig.shows("the fourth try", "x: a-0!").await;
+}
+
+/// A tenant with so many keys.
+fn tenant(keys: u8) -> Vec<Tenant> {
+    let key = |digit: u8| TenantKey {
+        name: KeyName::parse(&format!("k{digit}")).unwrap(),
+        sha256: Sha256::parse(&digit.to_string().repeat(64)).unwrap(),
+        expires_unix_seconds: None,
+    };
+    vec![Tenant {
+        name: TenantName::parse("saudi").unwrap(),
+        labels: BTreeMap::new(),
+        keys: (0..keys).map(key).collect(),
+        concurrent_requests_max: None,
+    }]
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateways_hear_while_a_write_hangs() {
+    let mut rig = rig(vec![wish("a", 1, "[x]")], 0);
+    let wishes = |replicas, keys| {
+        let deployments = vec![wish("a", replicas, "[x]")];
+        Arc::new(Wishes { deployments, tenants: tenant(keys), ..Wishes::default() })
+    };
+    rig.wishes.send_replace(wishes(1, 2));
+    rig.shows("all is well", "x: a-0!").await;
+    rig.weather.send_replace(Weather { hangs: true, is_silent: false });
+    rig.wishes.send_replace(wishes(2, 2));
+    sleep(Duration::from_millis(500)).await;
+    let (begun, mut snapshots) = (Instant::now(), rig.snapshots.clone());
+    rig.wishes.send_replace(wishes(2, 1));
+    let revoked = |snapshot: &Arc<Snapshot>| snapshot.tenants[0].keys.len() == 1;
+    snapshots.wait_for(revoked).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(100), "revoked after {:?}", begun.elapsed());
+    rig.weather.send_replace(Weather { hangs: true, is_silent: true });
+    rig.shows("nor does a worker's silence wait", "x: a-0").await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "silent after {:?}", begun.elapsed());
+    rig.weather.send_replace(Weather::default());
+    sleep(Duration::from_secs(6)).await;
+    rig.shows("what came to nothing is done again", "x: a-0! a-1!").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,11 +19,19 @@ pub(crate) struct Reports {
     outputs: Outputs,
     conditions: BTreeMap<DeploymentName, Vec<Condition>>,
     models: BTreeMap<DeploymentName, ModelEndpoints>,
+    /// Whether something has changed since all was told: there may be thousands to look through.
+    has_news: bool,
 }
 
 impl Reports {
     pub(crate) fn new(outputs: Outputs) -> Self {
-        Self { outputs, conditions: BTreeMap::new(), models: BTreeMap::new() }
+        let (conditions, models) = (BTreeMap::new(), BTreeMap::new());
+        Self { outputs, conditions, models, has_news: true }
+    }
+
+    /// Something else is wished.
+    pub(crate) fn wished(&mut self) {
+        self.has_news = true;
     }
 
     /// Keeps the conditions of one deployment and logs those that changed.
@@ -36,6 +44,7 @@ impl Reports {
             let Condition { kind, truth, reason, message, .. } = condition;
             tracing::info!(deployment, ?kind, status = ?truth, ?reason, "{message}");
         }
+        self.has_news |= now != before;
         self.conditions.insert(desired.name.clone(), now);
     }
 
@@ -48,11 +57,17 @@ impl Reports {
             wakes: desired.replicas.0 > 0 || desired.scaling.is_some(),
             endpoints: world.endpoints(desired),
         };
-        self.models.insert(desired.name.clone(), entry);
+        if self.models.get(&desired.name) != Some(&entry) {
+            self.models.insert(desired.name.clone(), entry);
+            self.has_news = true;
+        }
     }
 
     /// Publishes where everything answers, and whom, if that changed, and whether all is ready.
     pub(crate) fn publish(&mut self, agenda: &Agenda, tenants: &[Tenant]) {
+        if !std::mem::take(&mut self.has_news) {
+            return;
+        }
         self.conditions.retain(|name, _| agenda.knows(name));
         self.models.retain(|name, _| agenda.knows(name));
         let models = self.models(agenda, tenants);

@@ -36,12 +36,13 @@ pub trait World {
         Vec::new()
     }
 
-    /// Carries decisions out and reports them where the world has a place for that. Done twice
-    /// it does no more than once. Returns one outcome per decision, in any order.
-    fn apply(
-        &mut self,
-        decisions: Vec<Decision>,
-    ) -> impl Future<Output = Vec<Outcome<Self::Error>>> + Send;
+    /// Begins to carry decisions out, and to report them where the world has a place for that.
+    /// Done twice it does no more than once. Nothing that may take long is waited for: each
+    /// decision has one outcome, later. None is handed in about a deployment that has one coming.
+    fn apply(&mut self, decisions: Vec<Decision>) -> impl Future<Output = ()> + Send;
+
+    /// What became of decisions, in any order; each is told once.
+    fn outcomes(&mut self) -> Vec<Outcome<Self::Error>>;
 
     /// Where the replicas of one deployment answer, those that serve all of its present names.
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint>;
@@ -49,7 +50,8 @@ pub trait World {
     /// Unix seconds at which the deployment was first wished.
     fn created_unix_seconds(&self, name: &DeploymentName) -> u64;
 
-    /// Returns when something may have changed, and for whom. Dropping it loses nothing.
+    /// Returns when something may have changed, and for whom, or when there is an outcome.
+    /// Dropping it loses nothing.
     fn changed(&mut self) -> impl Future<Output = Changed> + Send;
 }
 

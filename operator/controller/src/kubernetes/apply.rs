@@ -81,13 +81,14 @@ impl Doing<'_> {
     }
 }
 
-/// Writes all of an object's fields that naru owns, unless they are there already; returns what
-/// was written.
-pub(super) async fn ensure<K>(
-    client: &Client,
-    live: Option<&K>,
-    wished: &K,
-) -> Result<Option<K>, ApplyError>
+/// Whether all of an object's fields that naru owns are there already.
+pub(super) fn is_there<K: Serialize>(live: Option<&K>, wished: &K) -> bool {
+    let value = |object: &K| serde_json::to_value(object).unwrap_or(Value::Null);
+    live.is_some_and(|live| settled::holds(&value(live), &value(wished)))
+}
+
+/// Writes all of an object's fields that naru owns; returns what was written.
+pub(super) async fn object<K>(client: &Client, wished: &K) -> Result<Option<K>, ApplyError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -95,11 +96,6 @@ where
         + DeserializeOwned
         + Debug,
 {
-    let value = |object: &K| serde_json::to_value(object).unwrap_or(Value::Null);
-    let wished_value = value(wished);
-    if live.is_some_and(|live| settled::holds(&value(live), &wished_value)) {
-        return Ok(None);
-    }
     let namespace = wished.namespace().unwrap_or_default();
     let api: Api<K> = Api::namespaced(client.clone(), &namespace);
     let (name, kind) = (wished.name_any(), K::kind(&()));

@@ -29,10 +29,11 @@ mod shelf;
 mod status;
 mod tenants;
 mod watch;
+mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use kube::Client;
 use naru_api::{ScalingDecision, Wishes};
@@ -52,15 +53,15 @@ use self::follow::Members;
 pub use self::lead::lead;
 pub use self::metrics::Metrics;
 pub use self::pages::pages;
+use self::work::Ended;
 use crate::demand::{Demand, Demands};
 use crate::world::{Changed, Decision, Outcome, World};
 
 /// Decisions that are carried out at the same time.
 const DECISIONS_AT_ONCE: usize = 16;
 
-/// Decisions that have not been begun by then are made anew: what was seen meanwhile counts, and
-/// gateways are told of it however slow the API server is.
-const PASS_MAX: Duration = Duration::from_secs(3);
+/// Decisions that have not been begun by then are made anew: what was seen meanwhile counts.
+const DECISION_AGE_MAX: Duration = Duration::from_secs(3);
 
 /// What members get to say how they are before a new leader says anything of them.
 const HEAR_WITHIN: Duration = Duration::from_secs(1);
@@ -92,6 +93,13 @@ pub struct Kubernetes {
     refusals: BTreeMap<DeploymentName, Refusal>,
     /// Refused deployments whose status may not say so yet.
     unreported: BTreeSet<DeploymentName>,
+    /// Those that could not be told so; it is tried again with the next decisions.
+    unreported_again: BTreeSet<DeploymentName>,
+    /// Decisions that wait for others, since when.
+    waiting: VecDeque<(Instant, Decision)>,
+    /// What is being written.
+    writing: JoinSet<Ended>,
+    outcomes: Vec<Outcome<ApplyError>>,
     /// When a request to a deployment was last heard of.
     last_asked: BTreeMap<DeploymentName, Moment>,
     /// The demand that was seen last.
@@ -115,6 +123,10 @@ impl Kubernetes {
             wishes,
             refusals: BTreeMap::new(),
             unreported: BTreeSet::new(),
+            unreported_again: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            writing: JoinSet::new(),
+            outcomes: Vec::new(),
             last_asked: BTreeMap::new(),
             demand: Arc::default(),
             seen,
@@ -143,6 +155,24 @@ impl Kubernetes {
         }
         let refused = names.iter().filter(|name| self.refusals.contains_key(*name));
         self.unreported.extend(refused.cloned());
+    }
+
+    /// Takes everything that the watches told by now.
+    fn take_seen(&mut self, seen: Seen) -> Changed {
+        let mut changed = self.cluster.take(seen);
+        while let Ok(seen) = self.seen.try_recv() {
+            changed = changed.and(self.cluster.take(seen));
+        }
+        self.refresh(&changed);
+        changed
+    }
+
+    /// Takes for whom a member told something.
+    fn take_heard(&mut self, names: BTreeSet<DeploymentName>) -> Changed {
+        let now = self.now();
+        let asked = self.members.take_asked();
+        self.last_asked.extend(asked.into_iter().map(|name| (name, now)));
+        Changed::Only(names)
     }
 
     /// Takes what gateways wait for; returns for whom that changed.
@@ -198,18 +228,16 @@ impl World for Kubernetes {
         self.cluster.observe(name, &self.members, self.now())
     }
 
-    async fn apply(&mut self, decisions: Vec<Decision>) -> Vec<Outcome<ApplyError>> {
+    async fn apply(&mut self, decisions: Vec<Decision>) {
         decisions.iter().for_each(|decision| self.order_drains(&decision.desired));
-        self.config.metrics.depth(decisions.len());
-        let mut outcomes = Vec::new();
-        for (outcome, written) in self.carry_out_all(&decisions).await {
-            outcomes.push(outcome);
-            // Known at once: the watches tell it later.
-            written.into_iter().for_each(|written| drop(self.cluster.take(written)));
-        }
-        self.config.metrics.depth(0);
-        self.report_refusals().await;
-        outcomes
+        let now = Instant::now();
+        self.waiting.extend(decisions.into_iter().map(|decision| (now, decision)));
+        self.unreported.append(&mut self.unreported_again);
+        self.begin_more();
+    }
+
+    fn outcomes(&mut self) -> Vec<Outcome<ApplyError>> {
+        std::mem::take(&mut self.outcomes)
     }
 
     fn load(&self, desired: &Desired) -> Option<Load> {
@@ -233,23 +261,14 @@ impl World for Kubernetes {
     }
 
     async fn changed(&mut self) -> Changed {
-        let mut changed = tokio::select! {
-            seen = self.seen.recv() => match seen {
-                Some(seen) => self.cluster.take(seen),
-                None => std::future::pending().await,
-            },
-            names = self.members.changed() => {
-                let now = self.now();
-                let asked = self.members.take_asked();
-                self.last_asked.extend(asked.into_iter().map(|name| (name, now)));
-                return Changed::Only(names);
+        while self.outcomes.is_empty() {
+            tokio::select! {
+                Some(seen) = self.seen.recv() => return self.take_seen(seen),
+                names = self.members.changed() => return self.take_heard(names),
+                Ok(()) = self.config.demands.changed() => return self.take_demand(),
+                Some(ended) = self.writing.join_next() => self.take_ended(ended),
             }
-            Ok(()) = self.config.demands.changed() => return self.take_demand(),
-        };
-        while let Ok(seen) = self.seen.try_recv() {
-            changed = changed.and(self.cluster.take(seen));
         }
-        self.refresh(&changed);
-        changed
+        Changed::nothing()
     }
 }

@@ -19,9 +19,10 @@ use super::labels::MANAGED;
 
 /// What watches told and nobody looked at yet; they wait beyond it.
 const SEEN_MAX: usize = 1024;
-/// The wait after a watch failed, doubling from the first to the last.
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_LAST: Duration = Duration::from_secs(8);
+/// The wait after a watch failed, doubling from the first to the last: a key that is revoked once
+/// the API server is back must not live on for long.
+const RETRY_FIRST: Duration = Duration::from_millis(125);
+const RETRY_LAST: Duration = Duration::from_secs(1);
 
 /// Begins to watch; everything ends when the set is dropped.
 pub(super) fn all(client: &Client) -> (JoinSet<()>, mpsc::Receiver<Seen>) {

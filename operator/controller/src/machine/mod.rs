@@ -67,6 +67,7 @@ pub struct Machine {
     sender: mpsc::Sender<Event>,
     terminal: Terminal,
     runs: u64,
+    outcomes: Vec<Outcome<SpawnError>>,
 }
 
 struct Deployment {
@@ -80,8 +81,16 @@ impl Machine {
     pub fn new(config: MachineConfig) -> Self {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let terminal = Terminal::new(config.is_terminal);
-        let (deployments, runs) = (BTreeMap::new(), 0);
-        Self { config, begun: Instant::now(), deployments, events, sender, terminal, runs }
+        Self {
+            config,
+            begun: Instant::now(),
+            deployments: BTreeMap::new(),
+            events,
+            sender,
+            terminal,
+            runs: 0,
+            outcomes: Vec::new(),
+        }
     }
 
     /// Starts a worker for a record that has none.
@@ -182,8 +191,7 @@ impl World for Machine {
         Observed { replicas: replicas.unwrap_or_default(), memory_free }
     }
 
-    async fn apply(&mut self, decisions: Vec<Decision>) -> Vec<Outcome<SpawnError>> {
-        let mut outcomes = Vec::new();
+    async fn apply(&mut self, decisions: Vec<Decision>) {
         for Decision { desired, plan, .. } in decisions {
             let has_acted = !plan.actions.is_empty();
             let mut result = Ok(if has_acted { Done::LookAgain } else { Done::WillBeTold });
@@ -192,10 +200,14 @@ impl World for Machine {
                     result = Err(error);
                 }
             }
-            outcomes.push(Outcome { name: desired.name.clone(), result });
+            self.outcomes.push(Outcome { name: desired.name.clone(), result });
         }
-        outcomes
     }
+
+    fn outcomes(&mut self) -> Vec<Outcome<SpawnError>> {
+        std::mem::take(&mut self.outcomes)
+    }
+
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {
         let Some(deployment) = self.deployments.get(&desired.name) else { return Vec::new() };
         let names = &desired.template.names;
@@ -210,6 +222,9 @@ impl World for Machine {
     }
 
     async fn changed(&mut self) -> Changed {
+        if !self.outcomes.is_empty() {
+            return Changed::nothing();
+        }
         // The machine holds a sender itself, so the channel never closes.
         if let Some(event) = self.events.recv().await {
             self.take(event);

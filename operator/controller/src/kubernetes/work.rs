@@ -1,0 +1,143 @@
+//! One decision as writes, carried out beside the loop: nothing is left to choose.
+
+use std::time::Instant;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::runtime::watcher::Event;
+use kube::{Client, ResourceExt};
+use naru_api::ModelDeploymentStatus;
+use naru_plan::{Action, DeploymentName, Moment, ReplicaId};
+
+use super::apply::{self, ApplyError};
+use super::cluster::Seen;
+use super::events::{self, Teller};
+use super::metrics::Metrics;
+use crate::world::{Decision, Done, Outcome};
+
+/// One thing to write.
+pub(super) enum Write {
+    Service(Box<Service>),
+    Budget(Box<PodDisruptionBudget>),
+    Set(Box<StatefulSet>),
+    NoteDrain(ReplicaId, Moment),
+    DeleteService(Box<Service>),
+    DeleteBudget(Box<PodDisruptionBudget>),
+    DeleteSet(Box<StatefulSet>),
+    /// A pod on a node that is gone never ends by itself, and stands in the way of its successor.
+    ForgetPod(Box<Pod>),
+    Status(Box<ModelDeploymentStatus>),
+}
+
+/// One write, and the action of the plan that it carries out.
+pub(super) struct Step {
+    pub(super) write: Write,
+    pub(super) action: Option<Action>,
+}
+
+/// Everything that one decision comes to, in order.
+pub(super) struct Work {
+    pub(super) decision: Decision,
+    pub(super) owner: OwnerReference,
+    pub(super) steps: Vec<Step>,
+    /// The reason that Ready had until now.
+    pub(super) before: Option<String>,
+}
+
+/// How work is done.
+pub(super) struct Tools {
+    pub(super) client: Client,
+    pub(super) teller: Teller,
+    pub(super) metrics: Metrics,
+}
+
+/// What a write came to.
+enum Wrote {
+    /// There was nothing any more.
+    Nothing,
+    Done,
+    /// This stands there now.
+    Object(Box<Seen>),
+}
+
+impl Wrote {
+    fn of<K>(answer: Option<K>, seen: fn(Event<K>) -> Seen) -> Self {
+        answer.map_or(Self::Nothing, |object| Self::Object(Box::new(seen(Event::Apply(object)))))
+    }
+}
+
+/// Work that is over.
+pub(super) enum Ended {
+    /// A decision, and what was written, as the API server answered it.
+    Decision(Outcome<ApplyError>, Vec<Seen>),
+    /// A refusal, that was reported or could not be.
+    Refusal(DeploymentName, Result<(), ApplyError>),
+}
+
+impl Work {
+    /// Carries one decision out, then tells people of it.
+    pub(super) async fn carry_out(self, tools: Tools) -> Ended {
+        let (name, begun) = (self.decision.desired.name.clone(), Instant::now());
+        let (mut written, mut done) = (Vec::new(), Vec::new());
+        let result = self.write(&tools.client, &mut written, &mut done).await;
+        tools.metrics.reconciled(begun.elapsed(), result.is_ok());
+        let result = result.map(|()| {
+            let news = events::news(&self.decision, &done, self.before.as_deref());
+            tools.teller.tell(name.namespace(), &self.owner, news);
+            // What was written is filed at once, so that no watch will tell of it as news.
+            if written.is_empty() { Done::WillBeTold } else { Done::LookAgain }
+        });
+        Ended::Decision(Outcome { name, result }, written)
+    }
+
+    async fn write(
+        &self,
+        client: &Client,
+        written: &mut Vec<Seen>,
+        done: &mut Vec<Action>,
+    ) -> Result<(), ApplyError> {
+        let name = &self.decision.desired.name;
+        for Step { write, action } in &self.steps {
+            if let Some(action) = action {
+                tracing::info!(deployment = %name, ?action, "acting");
+            }
+            match write.carry_out(client, name).await? {
+                Wrote::Nothing => continue,
+                Wrote::Done => {}
+                Wrote::Object(seen) => written.push(*seen),
+            }
+            done.extend(action);
+        }
+        Ok(())
+    }
+}
+
+impl Write {
+    async fn carry_out(&self, client: &Client, name: &DeploymentName) -> Result<Wrote, ApplyError> {
+        let is_done = |()| Wrote::Done;
+        match self {
+            Self::Service(object) => {
+                Ok(Wrote::of(apply::object(client, &**object).await?, Seen::Service))
+            }
+            Self::Budget(object) => {
+                Ok(Wrote::of(apply::object(client, &**object).await?, Seen::Budget))
+            }
+            Self::Set(object) => Ok(Wrote::of(apply::object(client, &**object).await?, Seen::Set)),
+            Self::NoteDrain(id, since) => {
+                Ok(Wrote::of(apply::note_drain(client, name, *id, *since).await?, Seen::Set))
+            }
+            Self::DeleteService(object) => apply::delete(client, &**object).await.map(is_done),
+            Self::DeleteBudget(object) => apply::delete(client, &**object).await.map(is_done),
+            Self::DeleteSet(object) => apply::delete(client, &**object).await.map(is_done),
+            Self::ForgetPod(pod) => {
+                tracing::info!(deployment = %name, pod = pod.name_any(), "forgetting a lost pod");
+                apply::forget(client, pod).await.map(is_done)
+            }
+            Self::Status(status) => {
+                Ok(Wrote::of(apply::status(client, name, status).await?, Seen::Deployment))
+            }
+        }
+    }
+}
