@@ -36,25 +36,38 @@ pub(super) struct View<'a> {
     pub(super) unchanged: Duration,
     /// A lease that did not change for this long is anybody's.
     pub(super) lease: Duration,
-    /// A number of changes that no lease has had yet, should there be none to count on from.
-    pub(super) beginning: i32,
+    /// The present by this machine's clock, in Unix seconds.
+    pub(super) now: i64,
+    /// The most changes that this candidate ever saw: a lease may be deleted, or set back.
+    pub(super) most: i32,
+}
+
+/// 2020-01-01 in Unix seconds.
+const YEAR_2020: i64 = 1_577_836_800;
+
+/// A number of changes to begin with where there is nothing to count on from: the seconds since
+/// 2020, which no lease that changed hands less than once a second has reached.
+fn beginning(now: i64) -> i32 {
+    // The API server takes no negative number; there are 31 bits, enough until 2088.
+    i32::try_from(now.saturating_sub(YEAR_2020).max(0)).unwrap_or(i32::MAX)
 }
 
 /// Decides about a lease; `None`: there is none. The longer of its holder's own duration and the
 /// candidate's counts.
 pub(super) fn decide(spec: Option<&LeaseSpec>, view: View<'_>) -> Step {
-    let View { identity, leads, place, unchanged, lease, beginning } = view;
-    let Some(spec) = spec else { return Step::Take { transitions: beginning } };
-    let transitions = spec.lease_transitions.unwrap_or(beginning);
+    let View { identity, leads, place, unchanged, lease, now, most } = view;
+    let take = |before: i32| Step::Take { transitions: before.max(most).saturating_add(1) };
+    let Some(spec) = spec else { return take(beginning(now)) };
+    let transitions = spec.lease_transitions.unwrap_or_else(|| beginning(now));
     let holder = spec.holder_identity.as_deref().unwrap_or_default();
     if holder == identity && leads {
-        return Step::Renew { transitions };
+        return Step::Renew { transitions: transitions.max(most) };
     }
     let is_dead = holder == identity || place.is_some_and(|place| holder.starts_with(place));
     let promised = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
     let is_over = unchanged >= Duration::from_secs(promised).max(lease);
     if holder.is_empty() || is_dead || is_over {
-        return Step::Take { transitions: transitions.saturating_add(1) };
+        return take(transitions);
     }
     Step::Wait
 }
@@ -77,15 +90,16 @@ mod tests {
     #[track_caller]
     fn check(fact: &str, spec: Option<LeaseSpec>, unchanged: u64, expected: Step) {
         let unchanged = Duration::from_secs(unchanged);
-        let (identity, place, beginning) = ("me_2", Some("me_"), 100);
-        let view = View { identity, leads: true, place, unchanged, lease: LEASE, beginning };
+        let (identity, place, now) = ("me_2", Some("me_"), YEAR_2020 + 100);
+        let view = View { identity, leads: true, place, unchanged, lease: LEASE, now, most: 0 };
         assert_eq!(decide(spec.as_ref(), view), expected, "{fact}");
     }
 
     #[test]
     fn who_stopped_begins_anew() {
         let (identity, place, unchanged) = ("me_2", None, Duration::ZERO);
-        let view = View { identity, leads: false, place, unchanged, lease: LEASE, beginning: 0 };
+        let (leads, lease, now, most) = (false, LEASE, 0, 0);
+        let view = View { identity, leads, place, unchanged, lease, now, most };
         let own = held_by("me_2", 15, 3);
         assert_eq!(decide(Some(&own), view), Step::Take { transitions: 4 });
     }
@@ -93,7 +107,7 @@ mod tests {
     #[test]
     fn steps() {
         use Step::{Renew, Take, Wait};
-        check("no lease is anybody's", None, 0, Take { transitions: 100 });
+        check("no lease is anybody's", None, 0, Take { transitions: 101 });
         check("one's own is renewed", Some(held_by("me_2", 15, 3)), 0, Renew { transitions: 3 });
         check("however late", Some(held_by("me_2", 15, 3)), 99, Renew { transitions: 3 });
         check("another's is left alone", Some(held_by("you", 15, 3)), 14, Wait);
@@ -109,5 +123,30 @@ mod tests {
         );
         let empty = Some(LeaseSpec::default());
         check("so is one that never was held", empty, 0, Take { transitions: 101 });
+    }
+
+    /// What is written by a candidate that has seen `most` changes, `seconds` after 2020.
+    #[track_caller]
+    fn counts(fact: &str, spec: Option<LeaseSpec>, most: i32, seconds: i64, expected: Step) {
+        let (identity, place, unchanged) = ("me_2", None, Duration::from_secs(99));
+        let (leads, lease, now) = (true, LEASE, YEAR_2020 + seconds);
+        let view = View { identity, leads, place, unchanged, lease, now, most };
+        assert_eq!(decide(spec.as_ref(), view), expected, "{fact}");
+    }
+
+    #[test]
+    fn what_came_before_is_older() {
+        use Step::{Renew, Take};
+        let take = |transitions| Take { transitions };
+        let (mine, other) = (|n| Some(held_by("me_2", 15, n)), |n| Some(held_by("you", 15, n)));
+        counts("a first lease", None, 0, 500, take(501));
+        counts("one that was deleted", None, 501, 600, take(601));
+        counts("and the clock is slow", None, 501, 400, take(502));
+        counts("one that was set back", other(7), 501, 600, take(502));
+        counts("while this one leads", mine(7), 501, 600, Renew { transitions: 501 });
+        counts("one that others took meanwhile", other(503), 501, 600, take(504));
+        counts("a clock before 2020", None, 0, -9, take(1));
+        counts("a clock after 2088", None, 0, 1 << 40, take(i32::MAX));
+        counts("there is no more", other(i32::MAX), 0, 600, take(i32::MAX));
     }
 }

@@ -78,6 +78,8 @@ pub struct Candidate {
     timing: Timing,
     /// What was seen last, and when it was seen to have changed.
     seen: Option<(Lease, Instant)>,
+    /// The most changes of hands that were ever seen.
+    most: i32,
 }
 
 /// Whether this operator leads, and the how manieth leader it then is.
@@ -93,7 +95,7 @@ impl Candidate {
         timing: Timing,
     ) -> Self {
         let leases = Api::namespaced(client, namespace);
-        Self { leases, name: name.to_owned(), identity, timing, seen: None }
+        Self { leases, name: name.to_owned(), identity, timing, seen: None, most: 0 }
     }
 
     /// Tries to lead, and to go on leading, until `stop` is set; then gives the lease back. Tells
@@ -159,6 +161,7 @@ impl Candidate {
             (_, Some(live)) => Some((live, now)),
         };
         let spec = self.seen.as_ref().and_then(|(lease, _)| lease.spec.as_ref());
+        self.most = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0).max(self.most);
         let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| now - *since);
         let view = View {
             identity: &self.identity.process,
@@ -166,7 +169,8 @@ impl Candidate {
             place: self.identity.place.as_deref(),
             unchanged,
             lease: self.timing.lease,
-            beginning: beginning(),
+            now: Timestamp::now().as_second(),
+            most: self.most,
         };
         match decide(spec, view) {
             Step::Wait => Ok(None),
@@ -195,7 +199,8 @@ impl Candidate {
 
     /// Writes over exactly the lease that was seen; somebody who was faster wins.
     async fn write(&mut self, spec: LeaseSpec) -> Result<Leadership, kube::Error> {
-        let epoch = u64::try_from(spec.lease_transitions.unwrap_or(0)).unwrap_or(0) + 1;
+        let transitions = spec.lease_transitions.unwrap_or(0);
+        let epoch = u64::try_from(transitions).unwrap_or(0) + 1;
         let params = PostParams::default();
         let answer = match &self.seen {
             Some((seen, _)) => {
@@ -211,6 +216,7 @@ impl Candidate {
         };
         match answer {
             Ok(lease) => {
+                self.most = self.most.max(transitions);
                 self.seen = Some((lease, Instant::now()));
                 Ok(Some(epoch))
             }
@@ -237,13 +243,6 @@ impl Candidate {
             _ => tracing::warn!("the lease could not be given back; it runs out by itself"),
         }
     }
-}
-
-/// Seconds since 2020: should the lease be deleted, a new one counts on from beyond what any
-/// leader before had, so that what they published is older than what comes.
-fn beginning() -> i32 {
-    const YEAR_2020: i64 = 1_577_836_800;
-    i32::try_from(Timestamp::now().as_second() - YEAR_2020).unwrap_or(0)
 }
 
 fn tell(leadership: &watch::Sender<Leadership>, leads: Leadership) {
