@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::events::v1::Event as Happening;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
@@ -13,6 +14,7 @@ use naru_api::{ModelDeployment, name_taken};
 use naru_plan::{DeploymentName, Desired, Moment, Observed, Reason};
 use naru_protocol::Endpoint;
 
+use super::failed_creates::FailedCreates;
 use super::follow::Members;
 use super::observe::{self, Nodes, Parts};
 use super::shelf::Shelf;
@@ -29,6 +31,7 @@ pub(super) enum Seen {
     Budget(Event<PodDisruptionBudget>),
     Node(Event<Node>),
     Tenant(Event<DynamicObject>),
+    FailedCreate(Event<Happening>),
 }
 
 /// What was seen last.
@@ -39,6 +42,7 @@ pub(super) struct Cluster {
     pub(super) services: Shelf<Service>,
     pub(super) budgets: Shelf<PodDisruptionBudget>,
     pub(super) tenants: Tenants,
+    failed_creates: FailedCreates,
     nodes: Nodes,
     listed_nodes: Option<BTreeSet<String>>,
     has_nodes: bool,
@@ -70,6 +74,7 @@ impl Cluster {
             services: Shelf::new(labels::deployment_of),
             budgets: Shelf::new(labels::deployment_of),
             tenants: Tenants::default(),
+            failed_creates: FailedCreates::default(),
             nodes: Nodes::new(),
             listed_nodes: None,
             has_nodes: false,
@@ -94,9 +99,22 @@ impl Cluster {
         Changed::Only(match seen {
             Seen::Deployment(event) => self.take_deployment(event),
             Seen::Set(event) => self.sets.take(event),
-            Seen::Pod(event) => self.pods.take(event),
+            Seen::Pod(event) => {
+                if let Event::InitApply(pod) | Event::Apply(pod) = &event {
+                    self.failed_creates.made(pod);
+                }
+                self.pods.take(event)
+            }
             Seen::Service(event) => self.services.take(event),
             Seen::Budget(event) => self.budgets.take(event),
+            Seen::FailedCreate(event) => {
+                let failed = self.failed_creates.take(event);
+                let has_failed = |set: &&StatefulSet| {
+                    set.metadata.uid.as_ref().is_some_and(|uid| failed.contains(uid))
+                };
+                let sets = self.sets.all().filter(|_| !failed.is_empty()).filter(has_failed);
+                sets.filter_map(labels::deployment_of).collect()
+            }
             Seen::Node(event) => self.take_node(event),
             Seen::Tenant(event) => {
                 self.tenants.take(event);
@@ -228,7 +246,9 @@ impl Cluster {
             let told = pod.and_then(|pod| members.told(&name, pod.metadata.uid.as_deref()?));
             let owner = self.owner(&name);
             let is_foreign = owner.is_some_and(|owner| is_owned_by_another(set, &owner.uid));
-            Parts { set, pod, node, told, is_foreign, now }
+            let failed_create =
+                set.metadata.uid.as_deref().and_then(|uid| self.failed_creates.of(uid));
+            Parts { set, pod, node, told, failed_create, is_foreign, now }
         })
     }
 

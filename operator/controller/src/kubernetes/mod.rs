@@ -16,6 +16,7 @@ mod build;
 mod cluster;
 mod connect;
 mod events;
+mod failed_creates;
 mod follow;
 mod labels;
 mod last_words;

@@ -54,6 +54,8 @@ pub(super) struct Parts<'a> {
     /// The node the pod is on; `None`: it is on none, or on one that does not exist.
     pub(super) node: Option<NodeState>,
     pub(super) told: Option<&'a Told>,
+    /// Why its pod could not be made.
+    pub(super) failed_create: Option<&'a PendingReason>,
     /// It was made for an earlier deployment of the same name, and goes.
     pub(super) is_foreign: bool,
     pub(super) now: Moment,
@@ -210,7 +212,10 @@ impl Parts<'_> {
                 let failure = WorkerFailure::Ended("its pod is gone".to_owned());
                 Phase::Stopped { at, failure }
             }
-            None => Phase::Pending { why: PendingReason::Placing },
+            None => {
+                let why = self.failed_create.cloned().unwrap_or(PendingReason::Placing);
+                Phase::Pending { why }
+            }
         }
     }
 

@@ -91,18 +91,32 @@ struct Case {
     pod: Option<Pod>,
     node: Option<NodeState>,
     told: Option<Told>,
+    failed_create: Option<PendingReason>,
     is_foreign: bool,
 }
 
 fn case(pod: Option<Pod>) -> Case {
-    Case { set: set(json!({})), pod, node: Some(good_node()), told: None, is_foreign: false }
+    Case {
+        set: set(json!({})),
+        pod,
+        node: Some(good_node()),
+        told: None,
+        failed_create: None,
+        is_foreign: false,
+    }
 }
 
 impl Case {
     fn parts(&self) -> Parts<'_> {
-        let Self { set, pod, node, told, is_foreign } = self;
-        let (pod, told) = (pod.as_ref(), told.as_ref());
-        Parts { set, pod, node: *node, told, is_foreign: *is_foreign, now: NOW }
+        Parts {
+            set: &self.set,
+            pod: self.pod.as_ref(),
+            node: self.node,
+            told: self.told.as_ref(),
+            failed_create: self.failed_create.as_ref(),
+            is_foreign: self.is_foreign,
+            now: NOW,
+        }
     }
 }
 
@@ -116,6 +130,9 @@ fn check(fact: &str, case: &Case, expected: &str) {
 #[test]
 fn pods_that_do_not_run_yet() {
     check("no pod yet", &case(None), "pending: it is about to be placed");
+    let failed_create = Some(PendingReason::QuotaExceeded("exceeded quota: small".into()));
+    let refused = Case { failed_create, ..case(None) };
+    check("no pod, as nobody may make it", &refused, "pending: exceeded quota: small");
     let unscheduled = json!({"conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
         "message": "0/2 nodes are available: 2 Insufficient memory.",

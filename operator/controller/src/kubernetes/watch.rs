@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::cluster::Seen;
+use super::failed_creates;
 use super::labels::MANAGED;
 
 /// What watches told and nobody looked at yet; they wait beyond it.
@@ -41,6 +42,8 @@ pub(super) fn all(client: &Client) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Pod, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Service, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed, Seen::Budget, sender.clone()));
+    let failed = Config::default().fields(failed_creates::SELECTOR);
+    tasks.spawn(follow(Api::all(client.clone()), failed, Seen::FailedCreate, sender.clone()));
     tasks.spawn(follow(Api::<Node>::all(client.clone()), everything, Seen::Node, sender));
     (tasks, seen)
 }
