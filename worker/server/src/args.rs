@@ -132,7 +132,8 @@ pub(crate) enum BackendArg {
 /// Who shares cached prefixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PrefixCacheArg {
-    /// Requests with the same x-naru-tenant header; with --tls-dir only a gateway's counts
+    /// Requests with the same x-naru-tenant header; it counts from a gateway that proves itself
+    /// (--tls-dir), without --tls-dir from this machine, and is ignored from all others
     Tenant,
     /// Nobody
     Off,

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state, map_request};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -69,20 +69,14 @@ impl Http {
 /// The API for those who may have it, and the ops paths too if `with_ops`.
 pub(crate) fn entrance(http: Shared, with_ops: bool) -> Entrance {
     let Some(identity) = http.identity.clone() else {
-        return Entrance::Plain(api(http, with_ops));
+        return Entrance::plain(api(http, with_ops));
     };
-    let gateway = api(Arc::clone(&http), with_ops);
-    // Only gateways know whose request it is.
-    let nameless = |mut request: Request| async {
-        request.headers_mut().remove(TENANT);
-        request
-    };
-    let operator = gateway.clone().layer(map_request(nameless));
+    let api = api(Arc::clone(&http), with_ops);
     let may_not = || async {
         Refused(ApiError::forbidden("this worker answers the gateway and the operator alone"))
     };
     let others = finish(Router::new().fallback(may_not), http);
-    Entrance::Proven { identity, gateway, operator, others }
+    Entrance::proven(identity, api, others)
 }
 
 fn api(http: Shared, with_ops: bool) -> Router {
@@ -99,7 +93,7 @@ fn api(http: Shared, with_ops: bool) -> Router {
 
 /// Metrics and health alone.
 pub(crate) fn ops(http: Shared) -> Entrance {
-    Entrance::Plain(finish(without_path(ops_routes()), http))
+    Entrance::plain(finish(without_path(ops_routes()), http))
 }
 
 fn ops_routes() -> Router<Shared> {
