@@ -14,10 +14,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::failure::Failure;
+use crate::setup::{self, OPS_DRAIN};
 use crate::signals::Signals;
-
-/// What the ops pages get to finish when everything else is done.
-const OPS_DRAIN: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -80,17 +78,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     for operator in &arguments.operators {
         check_operator(operator).map_err(Failure::BadUsage)?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")
-        .map_err(Failure::Failed)?;
-    runtime.block_on(async {
+    setup::run(None, async {
         let (api, keys) = bind(&arguments.listen, Reach::Anywhere).await.map_err(Failure::usage)?;
-        let ops = TcpListener::bind(&arguments.ops_listen)
-            .await
-            .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
-            .map_err(Failure::BadUsage)?;
+        let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
         let identity = identify(&arguments).map_err(Failure::Failed)?;
         FrontDoor { identity, arguments, api, keys, ops }.run().await.map_err(Failure::Failed)
     })

@@ -5,6 +5,7 @@ mod gateway;
 mod key;
 mod logs;
 mod operator;
+mod setup;
 mod signals;
 mod trust;
 mod up;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::failure::Failure;
+use crate::setup;
 use crate::signals::Signals;
 use crate::trust::{self, Trust};
 
@@ -98,20 +99,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     not_empty(&arguments.worker_image, "--worker-image")?;
     not_empty(&arguments.namespace, "--namespace")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("starting the runtime")
-        .map_err(Failure::Failed)?;
-    let result = runtime.block_on(async {
+    setup::run(Some(2), async {
         let client = connect().await.map_err(Failure::usage)?;
-        let ops = TcpListener::bind(arguments.ops_listen)
-            .await
-            .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
-            .map_err(Failure::BadUsage)?;
-        let trust = Trust::new(&arguments.trust, &arguments.namespace);
-        let trust = trust.await.map_err(Failure::BadUsage)?;
+        let ops = setup::listen("--ops-listen", arguments.ops_listen).await?;
+        let trust = Trust::new(&arguments.trust, &arguments.namespace).await?;
         let metrics = Metrics::new().context("setting metrics up").map_err(Failure::Failed)?;
         let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
         let identity = Identity::of_process(pod.as_deref());
@@ -122,10 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             pull_policy: arguments.worker_image_pull_policy.clone(),
             has_tls: true,
         };
-        let control = TcpListener::bind(arguments.control_listen)
-            .await
-            .with_context(|| format!("--control-listen {}", arguments.control_listen))
-            .map_err(Failure::BadUsage)?;
+        let control = setup::listen("--control-listen", arguments.control_listen).await?;
         let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let publisher = Publisher::new(snapshot);
         let demands = publisher.demands();
@@ -135,10 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         operate(config, candidate, Outside { trust, gateways, ops }, snapshots)
             .await
             .map_err(Failure::Failed)
-    });
-    // Nothing that is still going on may hold the process up.
-    runtime.shutdown_background();
-    result
+    })
 }
 
 /// Whom this operator talks to, besides the API server and members.

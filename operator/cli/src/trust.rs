@@ -14,6 +14,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::failure::Failure;
+use crate::setup;
+
 /// What `naru operator` is told about it.
 #[derive(clap::Args)]
 #[group(skip)]
@@ -56,15 +59,14 @@ pub(crate) struct Trust {
 
 impl Trust {
     /// Errors: the command line asks for what is not there.
-    pub(crate) async fn new(arguments: &Arguments, namespace: &str) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(arguments.webhook_listen)
-            .await
-            .with_context(|| format!("--webhook-listen {}", arguments.webhook_listen))?;
+    pub(crate) async fn new(arguments: &Arguments, namespace: &str) -> Result<Self, Failure> {
+        let listener = setup::listen("--webhook-listen", arguments.webhook_listen).await?;
         let provided = match arguments.webhook_tls_dir.clone() {
             None => None,
             Some(directory) => {
                 let identity = Identity::load(Role::Operator, &directory)
-                    .with_context(|| format!("--webhook-tls-dir {}", directory.display()))?;
+                    .with_context(|| format!("--webhook-tls-dir {}", directory.display()))
+                    .map_err(Failure::BadUsage)?;
                 Some((Arc::new(identity), directory))
             }
         };

@@ -17,10 +17,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::setup::{self, OPS_DRAIN};
 use crate::signals::Signals;
-
-/// What the ops pages get to finish when everything else is done.
-const OPS_DRAIN: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,18 +66,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _data_dir = DataDir::open(&data_dir).map_err(Failure::usage)?;
     let is_terminal = std::io::stderr().is_terminal();
     let machine = MachineConfig::detect(worker, is_terminal);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")
-        .map_err(Failure::Failed)?;
-    runtime.block_on(async {
+    setup::run(None, async {
         let reach = if wishes.tenants.is_empty() { Reach::ThisMachine } else { Reach::Anywhere };
         let (api, keys) = bind(&arguments.listen, reach).await.map_err(Failure::usage)?;
-        let ops = TcpListener::bind(&arguments.ops_listen)
-            .await
-            .with_context(|| format!("--ops-listen {}", arguments.ops_listen))
-            .map_err(Failure::BadUsage)?;
+        let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
         Platform { machine, files, wishes, api, keys, ops }.run().await.map_err(Failure::Failed)
     })
 }

@@ -1,20 +1,18 @@
 //! Operator, gateway and worker that prove to each other who they are, while their certificates
 //! and their authority change.
-#![allow(clippy::unwrap_used)] // all of this is a test, also what is no #[test] function
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use naru_controller::Publisher;
-use naru_gateway::{FollowConfig, Follower, Gateway, KeyRule, Limits, serve};
+use naru_gateway::KeyRule;
 use naru_protocol::tls::{Alpn, Identity, Pem, Role};
 use naru_protocol::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+
+use crate::door::{Door, listen};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const BODY: &str = r#"{"model":"m","prompt":"Hi"}"#;
@@ -47,8 +45,7 @@ impl Authority {
 
 /// A worker that answers whoever is a gateway, each request on its own connection. Its address.
 async fn worker(identity: Arc<Identity>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let (listener, address) = listen().await;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let identity = Arc::clone(&identity);
@@ -74,8 +71,7 @@ async fn worker(identity: Arc<Identity>) -> String {
 
 /// An operator that publishes one model at `worker`. Its address.
 async fn operator(identity: Arc<Identity>, worker: String) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let (listener, address) = listen().await;
     let endpoint =
         Endpoint { replica: "m-0".into(), address: worker, ready: true, draining: false };
     let deployment = "default/m".to_owned();
@@ -94,47 +90,16 @@ async fn operator(identity: Arc<Identity>, worker: String) -> String {
     address
 }
 
-/// A gateway that follows `operator`.
-struct Door {
-    address: String,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    _data_dir: TempDir,
-    _stop: watch::Sender<Option<Duration>>,
+async fn open(operator: String, identity: Option<Arc<Identity>>) -> Door {
+    Door::open(vec![operator], KeyRule::OnceTenantsExist, identity).await
 }
 
-impl Door {
-    async fn open(operator: String, identity: Option<Arc<Identity>>) -> Self {
-        let data_dir = TempDir::new().unwrap();
-        let (follower, snapshots) = Follower::new(FollowConfig {
-            operators: vec![operator],
-            name: "gateway".into(),
-            data_dir: data_dir.path().to_owned(),
-        });
-        let (rule, limits) = (KeyRule::OnceTenantsExist, Limits::default());
-        let gateway = Gateway::with_identity(snapshots.clone(), rule, limits, identity).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (stop, stops) = watch::channel(None);
-        tokio::spawn(serve(gateway.clone(), gateway.router(), listener, stops));
-        tokio::spawn(follower.run(gateway));
-        Self { address, snapshots, _data_dir: data_dir, _stop: stop }
-    }
+async fn is_told(door: &Door, within: Duration) -> bool {
+    door.serves(within, |snapshot| snapshot.version.sequence > 0).await
+}
 
-    async fn is_told(&self, within: Duration) -> bool {
-        let mut snapshots = self.snapshots.clone();
-        let comes = snapshots.wait_for(|snapshot| snapshot.version.sequence > 0);
-        timeout(within, comes).await.is_ok()
-    }
-
-    async fn complete(&self) -> String {
-        let mut stream = TcpStream::connect(&self.address).await.unwrap();
-        let head = "POST /v1/completions HTTP/1.1\r\nhost: n\r\nconnection: close\r\n";
-        let request = format!("{head}content-length: {}\r\n\r\n{BODY}", BODY.len());
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
+async fn complete(door: &Door) -> String {
+    door.answer("POST /v1/completions", "", BODY).await
 }
 
 #[tokio::test]
@@ -142,9 +107,9 @@ async fn only_a_gateway_is_told_and_answered() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let worker = worker(ours.identity(Role::Worker)).await;
     let operator = operator(ours.identity(Role::Operator), worker).await;
-    let told = Door::open(operator.clone(), Some(ours.identity(Role::Gateway))).await;
-    assert!(told.is_told(PATIENCE).await);
-    let answer = told.complete().await;
+    let told = open(operator.clone(), Some(ours.identity(Role::Gateway))).await;
+    assert!(is_told(&told, PATIENCE).await);
+    let answer = complete(&told).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
     let strangers = [
         ("another role", Some(ours.identity(Role::Worker))),
@@ -152,9 +117,9 @@ async fn only_a_gateway_is_told_and_answered() {
         ("nobody", None),
     ];
     for (who, identity) in strangers {
-        let stranger = Door::open(operator.clone(), identity).await;
+        let stranger = open(operator.clone(), identity).await;
         // What a gateway is told at once is not told to this one in many attempts.
-        assert!(!stranger.is_told(Duration::from_secs(1)).await, "{who} was told");
+        assert!(!is_told(&stranger, Duration::from_secs(1)).await, "{who} was told");
     }
 }
 
@@ -163,18 +128,17 @@ async fn an_operator_is_believed_only_as_such() {
     let ours = Authority::new("ours");
     let worker = worker(ours.identity(Role::Worker)).await;
     // A worker that would be an operator: its key is real, its role is not.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let (listener, address) = listen().await;
     let (_kept, snapshots) = watch::channel(Arc::new(Snapshot {
         version: SnapshotVersion { epoch: 1, sequence: 1 },
         ..Snapshot::default()
     }));
     let publisher = Publisher::new(snapshots).with_identity(ours.identity(Role::Worker));
     tokio::spawn(publisher.serve(listener, std::future::pending()));
-    let door = Door::open(address, Some(ours.identity(Role::Gateway))).await;
-    assert!(!door.is_told(Duration::from_secs(1)).await);
+    let door = open(address, Some(ours.identity(Role::Gateway))).await;
+    assert!(!is_told(&door, Duration::from_secs(1)).await);
     let good = operator(ours.identity(Role::Operator), worker).await;
-    assert!(Door::open(good, Some(ours.identity(Role::Gateway))).await.is_told(PATIENCE).await);
+    assert!(is_told(&open(good, Some(ours.identity(Role::Gateway))).await, PATIENCE).await);
 }
 
 #[tokio::test]
@@ -184,15 +148,15 @@ async fn requests_go_on_while_the_authority_changes() {
     let [operator_identity, gateway, worker_identity] = &parties;
     let worker = worker(Arc::clone(worker_identity)).await;
     let operator = operator(Arc::clone(operator_identity), worker).await;
-    let door = Door::open(operator, Some(Arc::clone(gateway))).await;
-    assert!(door.is_told(PATIENCE).await);
+    let door = open(operator, Some(Arc::clone(gateway))).await;
+    assert!(is_told(&door, PATIENCE).await);
     let both = [&old, &new];
     let steps: [(&Authority, &[&Authority]); 3] =
         [(&old, &both), (&new, &both), (&new, &both[1..])];
     for (signer, trusts) in steps {
         for (party, role) in parties.iter().zip([Role::Operator, Role::Gateway, Role::Worker]) {
             party.replace(&signer.issue(role, trusts)).unwrap();
-            let answer = door.complete().await;
+            let answer = complete(&door).await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{role}: {answer}");
         }
     }

@@ -1,0 +1,41 @@
+//! What every command that stays up begins with.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::runtime::Builder;
+
+use crate::failure::Failure;
+
+/// What the ops pages get to finish when everything else is done.
+pub(crate) const OPS_DRAIN: Duration = Duration::from_secs(1);
+
+/// What is still going on when a command is done may hold the process up for so long.
+const REST: Duration = Duration::from_secs(1);
+
+/// Runs a command to its end; without a number on as many threads as the machine has cores.
+pub(crate) fn run(
+    threads: Option<usize>,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    let runtime = builder.enable_all().build();
+    let runtime = runtime.context("starting the runtime").map_err(Failure::Failed)?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_timeout(REST);
+    result
+}
+
+/// Listens where `flag` says.
+pub(crate) async fn listen(
+    flag: &str,
+    address: impl ToSocketAddrs + Display,
+) -> Result<TcpListener, Failure> {
+    let words = format!("{flag} {address}");
+    TcpListener::bind(address).await.context(words).map_err(Failure::BadUsage)
+}
