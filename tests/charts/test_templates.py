@@ -95,6 +95,7 @@ def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
         ("operator.extraEnv[0].value=x", "operator.extraEnv.0"),
         ("webhook.timeoutSeconds=31", "webhook.timeoutSeconds"),
         ("monitoring.podMonitors.interval=often", "monitoring.podMonitors.interval"),
+        ("traces.endpoint=collector:4317", "traces.endpoint"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(helm, setting, path):

@@ -30,6 +30,8 @@ Requests need a key of a Tenant, except on a loopback address while there is no 
 
 Environment:
   NARU_LOG  how much is logged: error, warn, info (default), debug
+  OTEL_EXPORTER_OTLP_ENDPOINT
+            who is told a span of each request, over gRPC: http://HOST:4317 (default: nobody)
 
 Exit codes: 0 stopped by a signal after draining, 1 failed, 2 bad usage.";
 
@@ -78,7 +80,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     for operator in &arguments.operators {
         check_operator(operator).map_err(Failure::BadUsage)?;
     }
-    setup::run(None, async {
+    setup::run("naru-gateway", None, async {
         let (api, keys) = bind(&arguments.listen, Reach::Anywhere).await.map_err(Failure::usage)?;
         let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
         let identity = identify(&arguments).map_err(Failure::Failed)?;

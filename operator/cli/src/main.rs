@@ -7,6 +7,7 @@ mod logs;
 mod operator;
 mod setup;
 mod signals;
+mod traces;
 mod trust;
 mod up;
 

@@ -36,6 +36,8 @@ Environment:
   KUBECONFIG   how to reach the API server (default: as the pod it runs in)
   POD_NAME     the name of that pod, for the Lease and for events
   NARU_LOG     how much is logged: error, warn, info (default), debug
+  OTEL_EXPORTER_OTLP_ENDPOINT
+               who is told spans of what is written, over gRPC: http://HOST:4317 (default: nobody)
 
 Exit codes: 0 stopped by a signal, 1 failed, 2 bad usage.";
 
@@ -99,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     not_empty(&arguments.worker_image, "--worker-image")?;
     not_empty(&arguments.namespace, "--namespace")?;
-    setup::run(Some(2), async {
+    setup::run("naru-operator", Some(2), async {
         let client = connect().await.map_err(Failure::usage)?;
         let ops = setup::listen("--ops-listen", arguments.ops_listen).await?;
         let trust = Trust::new(&arguments.trust, &arguments.namespace).await?;

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::runtime::Builder;
 
 use crate::failure::Failure;
+use crate::traces::Traces;
 
 /// What the ops pages get to finish when everything else is done.
 pub(crate) const OPS_DRAIN: Duration = Duration::from_secs(1);
@@ -15,8 +16,10 @@ pub(crate) const OPS_DRAIN: Duration = Duration::from_secs(1);
 /// What is still going on when a command is done may hold the process up for so long.
 const REST: Duration = Duration::from_secs(1);
 
-/// Runs a command to its end; without a number on as many threads as the machine has cores.
+/// Runs a command to its end, on as many threads as the machine has cores if no number is given.
+/// Whoever collects traces is told of it as `service`.
 pub(crate) fn run(
+    service: &'static str,
     threads: Option<usize>,
     command: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
@@ -26,7 +29,12 @@ pub(crate) fn run(
     }
     let runtime = builder.enable_all().build();
     let runtime = runtime.context("starting the runtime").map_err(Failure::Failed)?;
-    let result = runtime.block_on(command);
+    let result = runtime.block_on(async {
+        let traces = Traces::begin(service)?;
+        let result = command.await;
+        traces.end().await;
+        result
+    });
     runtime.shutdown_timeout(REST);
     result
 }

@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let _data_dir = DataDir::open(&data_dir).map_err(Failure::usage)?;
     let is_terminal = std::io::stderr().is_terminal();
     let machine = MachineConfig::detect(worker, is_terminal);
-    setup::run(None, async {
+    setup::run("naru", None, async {
         let reach = if wishes.tenants.is_empty() { Reach::ThisMachine } else { Reach::Anywhere };
         let (api, keys) = bind(&arguments.listen, reach).await.map_err(Failure::usage)?;
         let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;

@@ -25,6 +25,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::quota::Quotas;
 use crate::relay;
+use crate::span::RequestSpan;
 
 /// One gateway: the last snapshot, its connections to workers, its counts. Clones are the same.
 #[derive(Clone)]
@@ -163,9 +164,12 @@ async fn model(
 /// Reads whose request it is, then the body and, of it, the model; everything else is between
 /// client and worker.
 async fn pass_on(State(gateway): State<Gateway>, request: Request) -> Response<Body> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let inner = &gateway.inner;
     let mut refusal = Refusal::of(&head.headers);
+    let span = RequestSpan::begin(&head.method, head.uri.path(), &head.headers);
+    span.pass_on(&mut head.headers);
+    refusal.span = Some(span);
     let admitted = inner.keyring.caller(&gateway.snapshot(), &head.headers).and_then(|caller| {
         refusal.tenant = caller.label().to_owned();
         Ok((inner.quotas.enter(&caller)?, caller))
@@ -189,9 +193,10 @@ async fn pass_on(State(gateway): State<Gateway>, request: Request) -> Response<B
         Ok(begun) => {
             let status = begun.status.as_u16();
             timer.answered(status);
-            let Refusal { request_id, tenant, model } = refusal;
+            refusal.tell_span(status);
+            let Refusal { request_id, tenant, model, span } = refusal;
             tracing::info!(?request_id, tenant, model, status, "answering");
-            relay::response(begun, timer, place)
+            relay::response(begun, timer, place, span)
         }
         Err(error) => refusal.answer(&gateway, &error),
     }
@@ -236,17 +241,26 @@ struct Refusal {
     request_id: HeaderValue,
     tenant: String,
     model: String,
+    span: Option<RequestSpan>,
 }
 
 impl Refusal {
     fn of(headers: &HeaderMap) -> Self {
         let (tenant, model) = (String::new(), String::new());
-        Self { request_id: headers::request_id(headers), tenant, model }
+        Self { request_id: headers::request_id(headers), tenant, model, span: None }
+    }
+
+    fn tell_span(&self, status: u16) {
+        if let Some(span) = &self.span {
+            span.is_for(&self.tenant, &self.model, &self.request_id);
+            span.answered(status);
+        }
     }
 
     /// An error of the gateway's own, counted and logged.
     fn answer(self, gateway: &Gateway, error: &ApiError) -> Response<Body> {
-        let Self { request_id, tenant, model } = self;
+        self.tell_span(error.status);
+        let Self { request_id, tenant, model, .. } = self;
         let code = error.body.code.unwrap_or_default();
         gateway.inner.metrics.request(&model, &tenant).answered(error.status);
         gateway.inner.metrics.refused(code, &tenant);

@@ -30,6 +30,7 @@ mod metrics;
 mod ops;
 mod quota;
 mod relay;
+mod span;
 mod store;
 
 pub use api::Gateway;

@@ -13,13 +13,19 @@ use crate::fleet::InFlight;
 use crate::forward::Begun;
 use crate::metrics::Timer;
 use crate::quota::Place;
+use crate::span::RequestSpan;
 
 /// The response that carries what a worker has begun to answer.
-pub(crate) fn response(begun: Begun, timer: Timer, place: Place) -> Response<axum::body::Body> {
+pub(crate) fn response(
+    begun: Begun,
+    timer: Timer,
+    place: Place,
+    span: Option<RequestSpan>,
+) -> Response<axum::body::Body> {
     let Begun { status, headers, first, rest, in_flight } = begun;
     let is_events = is_event_stream(&headers);
     let relay =
-        Relay { first, rest, is_events, _in_flight: in_flight, _timer: timer, _place: place };
+        Relay { first, rest, is_events, span, _in_flight: in_flight, _timer: timer, _place: place };
     let mut response = Response::new(axum::body::Body::new(relay));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -37,6 +43,7 @@ struct Relay {
     first: Option<Bytes>,
     rest: Option<Incoming>,
     is_events: bool,
+    span: Option<RequestSpan>,
     _in_flight: InFlight,
     _timer: Timer,
     _place: Place,
@@ -57,6 +64,7 @@ impl Body for Relay {
         match Pin::new(rest).poll_frame(context) {
             Poll::Ready(Some(Err(error))) => {
                 self.rest = None;
+                self.span.iter().for_each(RequestSpan::broke);
                 tracing::warn!(error = %error, "the worker ended in the middle of an answer");
                 if self.is_events {
                     return Poll::Ready(Some(Ok(Frame::data(broken_event()))));

@@ -27,6 +27,7 @@ mod observe;
 mod pages;
 mod settled;
 mod shelf;
+mod spans;
 mod status;
 mod tenants;
 mod watch;

@@ -15,6 +15,7 @@ use super::apply::{self, ApplyError};
 use super::cluster::Seen;
 use super::events::{self, Teller};
 use super::metrics::Metrics;
+use super::spans::Span;
 use crate::world::{Decision, Done, Outcome};
 
 /// One thing to write.
@@ -81,7 +82,9 @@ impl Work {
     pub(super) async fn carry_out(self, tools: Tools) -> Ended {
         let (name, begun) = (self.decision.desired.name.clone(), Instant::now());
         let (mut written, mut done) = (Vec::new(), Vec::new());
-        let result = self.write(&tools.client, &mut written, &mut done).await;
+        let span = Span::of_decision(&name, self.steps.len());
+        let result = self.write(&tools.client, &span, &mut written, &mut done).await;
+        span.end(&result);
         tools.metrics.reconciled(begun.elapsed(), result.is_ok());
         let result = result.map(|()| {
             let news = events::news(&self.decision, &done, self.before.as_deref());
@@ -95,6 +98,7 @@ impl Work {
     async fn write(
         &self,
         client: &Client,
+        span: &Span,
         written: &mut Vec<Seen>,
         done: &mut Vec<Action>,
     ) -> Result<(), ApplyError> {
@@ -103,7 +107,10 @@ impl Work {
             if let Some(action) = action {
                 tracing::info!(deployment = %name, ?action, "acting");
             }
-            match write.carry_out(client, name).await? {
+            let span = span.of_write(write.name());
+            let wrote = write.carry_out(client, name).await;
+            span.end(&wrote);
+            match wrote? {
                 Wrote::Nothing => continue,
                 Wrote::Done => {}
                 Wrote::Object(seen) => written.push(*seen),
@@ -115,6 +122,21 @@ impl Work {
 }
 
 impl Write {
+    /// What it does, to which kind of object.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Service(_) => "apply Service",
+            Self::Budget(_) => "apply PodDisruptionBudget",
+            Self::Set(_) => "apply StatefulSet",
+            Self::NoteDrain(..) => "annotate StatefulSet",
+            Self::DeleteService(_) => "delete Service",
+            Self::DeleteBudget(_) => "delete PodDisruptionBudget",
+            Self::DeleteSet(_) => "delete StatefulSet",
+            Self::ForgetPod(_) => "delete Pod",
+            Self::Status(_) => "report status",
+        }
+    }
+
     async fn carry_out(&self, client: &Client, name: &DeploymentName) -> Result<Wrote, ApplyError> {
         let is_done = |()| Wrote::Done;
         match self {
@@ -141,3 +163,7 @@ impl Write {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "work_tests.rs"]
+mod tests;

@@ -1,5 +1,7 @@
 //! `naru gateway` and `naru key` as processes.
-#![allow(clippy::unwrap_used)] // all of this is a test, also what is no #[test] function
+#![allow(clippy::unwrap_used, clippy::panic)] // all of this is a test, also what is no #[test]
+
+mod traces;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -68,13 +70,15 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(data_dir: &Path, options: &[&str]) -> Self {
+    fn start(data_dir: &Path, options: &[&str], environment: &[(&str, &str)]) -> Self {
         let [api, ops] = [free_port(), free_port()];
         let data_dir = data_dir.to_str().unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_naru"))
             .args(["gateway", "--operator", "127.0.0.1:1", "--listen", &api, "--ops-listen", &ops])
             .args(["--data-dir", data_dir])
             .args(options)
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -107,6 +111,17 @@ impl Drop for Gateway {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Leaves a snapshot in `folder`: the model `m` at `worker`, and a tenant with this key.
+fn snapshot(folder: &Path, worker: &str, sha256: &str) {
+    let snapshot = format!(
+        r#"{{"version":{{"epoch":1,"sequence":1}},"models":{{"m":{{"deployment":"default/m",
+        "created_unix_seconds":1,"access":"All","wakes":true,"endpoints":[{{"replica":"m-0",
+        "address":"{worker}","ready":true,"draining":false}}]}}}},"tenants":[{{"name":"saudi",
+        "keys":[{{"name":"prod","sha256":"{sha256}"}}]}}]}}"#
+    );
+    fs::write(folder.join("snapshot.json"), snapshot).unwrap();
 }
 
 fn free_port() -> String {
@@ -147,14 +162,8 @@ fn a_gateway_starts_from_disk_and_drains() {
     let made = String::from_utf8(naru(&["key", "create"]).stdout).unwrap();
     let key = made.lines().next().unwrap().to_owned();
     let sha256 = made.rsplit("sha256: ").next().unwrap().trim();
-    let snapshot = format!(
-        r#"{{"version":{{"epoch":1,"sequence":1}},"models":{{"m":{{"deployment":"default/m",
-        "created_unix_seconds":1,"access":"All","wakes":true,"endpoints":[{{"replica":"m-0",
-        "address":"{worker}","ready":true,"draining":false}}]}}}},"tenants":[{{"name":"saudi",
-        "keys":[{{"name":"prod","sha256":"{sha256}"}}]}}]}}"#
-    );
-    fs::write(folder.path().join("snapshot.json"), snapshot).unwrap();
-    let mut gateway = Gateway::start(folder.path(), &["--leave-seconds", "0"]);
+    snapshot(folder.path(), &worker, sha256);
+    let mut gateway = Gateway::start(folder.path(), &["--leave-seconds", "0"], &[]);
     gateway.waits_for(200);
     let refused = ask(&gateway.api, &chat("")).unwrap();
     assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
@@ -175,7 +184,7 @@ fn a_gateway_starts_from_disk_and_drains() {
 #[test]
 fn a_gateway_without_any_snapshot_is_not_ready() {
     let folder = TempDir::new().unwrap();
-    let mut gateway = Gateway::start(folder.path(), &["--leave-seconds", "0"]);
+    let mut gateway = Gateway::start(folder.path(), &["--leave-seconds", "0"], &[]);
     gateway.waits_for(503);
     gateway.terminate();
     let (code, log) = gateway.ended();
