@@ -67,7 +67,8 @@ def done(log, account):
     for line in log:
         event = json.loads(line)
         what = event.get("objectRef")
-        if event["user"]["username"] != account or event["stage"] not in ANSWERED or not what:
+        # Who shows a token of an account that is gone has no name.
+        if event["user"].get("username") != account or event["stage"] not in ANSWERED or not what:
             continue
         resource = "/".join(part for part in (what["resource"], what.get("subresource")) if part)
         act = Grant(what.get("apiGroup", ""), resource, event["verb"], what.get("name", ""), what.get("namespace", ""))

@@ -63,6 +63,7 @@ def test_acts_are_the_accounts_own_and_finished():
         event("patch", "modeldeployments", "x", "naru.dev", subresource="status"),
         event("delete", "pods", "y", code=403),
         json.dumps({"user": {"username": "me"}, "stage": "ResponseComplete", "verb": "get", "requestURI": "/version"}),
+        json.dumps({"user": {}, "stage": "ResponseComplete", "verb": "get", "objectRef": {"resource": "pods"}}),
     ]
     acts, refused = roles.done(log, "me")
     assert acts == {

@@ -121,7 +121,7 @@ def calls(log, offset):
         for line in lines:
             event = json.loads(line)
             stage = "ResponseStarted" if event["verb"] == "watch" else "ResponseComplete"
-            if event["user"]["username"] == ACCOUNT and event["stage"] == stage and "objectRef" in event:
+            if event["user"].get("username") == ACCOUNT and event["stage"] == stage and "objectRef" in event:
                 what = event["objectRef"]
                 resource = "/".join(part for part in (what["resource"], what.get("subresource")) if part)
                 found[event["verb"], resource] += 1
