@@ -46,6 +46,27 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
         "Wait; nothing is missing meanwhile.",
         PODS,
     ),
+    (Reason::RolledOut, "Every replica is of the present template.", "", ""),
+    (
+        Reason::RollingOut,
+        "Replicas of the present template take over one after another.",
+        "Wait.",
+        PODS,
+    ),
+    (
+        Reason::CanaryServing,
+        "The first replica of the present template has to answer for rollout.canarySeconds before \
+         others follow.",
+        "Wait, or apply the earlier spec again if its answers are not as they should be.",
+        PODS,
+    ),
+    (
+        Reason::RolloutStopped,
+        "A replica of the present template does not become ready. No other is exchanged; those \
+         of the older template that are left serve on.",
+        "Apply the earlier spec again, or correct what the message names.",
+        SPEC,
+    ),
     (
         Reason::BackingOff,
         "A worker ended by itself. It is started again, each time after a longer wait, at most \
@@ -211,8 +232,8 @@ mod tests {
         for reason in Reason::ALL {
             let Advice { meaning, remedy, .. } = advice(reason);
             assert!(meaning.ends_with('.'), "{reason:?}");
-            let is_fine =
-                matches!(reason, Reason::Serving | Reason::WeightsLoaded | Reason::ScaledByLoad);
+            use Reason::{RolledOut, ScaledByLoad, Serving, WeightsLoaded};
+            let is_fine = matches!(reason, Serving | RolledOut | WeightsLoaded | ScaledByLoad);
             assert_eq!(remedy.is_empty(), is_fine, "{reason:?}");
         }
     }

@@ -21,6 +21,7 @@ mod pod_template;
 mod power_budget;
 mod problem;
 mod quantity;
+mod rollout;
 mod scaling;
 mod schema;
 mod status;
@@ -34,7 +35,7 @@ pub use document::{Source, Wishes, check};
 pub use kind::KINDS;
 pub use model_deployment::{
     BackendName, Engine, Model, ModelDeployment, ModelDeploymentSpec, PrefixCachePolicy,
-    ResourceAmounts, Resources, Rollout,
+    ResourceAmounts, Resources,
 };
 pub use parse::parse;
 pub use pod_template::{

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::{Access, Placement, Power};
 use crate::pod_template::PodTemplate;
 use crate::quantity::{CpuQuantity, MemoryQuantity};
+use crate::rollout::Rollout;
 use crate::scaling::Scaling;
 use crate::status::ModelDeploymentStatus;
 
@@ -101,7 +102,7 @@ pub struct ModelDeploymentSpec {
     /// Laid over the pod of each member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
-    /// How a replica gives way.
+    /// How replicas give way: to a new template, and when fewer are wished.
     #[serde(default)]
     pub rollout: Rollout,
 }
@@ -287,19 +288,4 @@ pub struct ResourceAmounts {
     /// Bytes, or with a suffix (512Mi, 2Gi).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryQuantity>,
-}
-
-/// How a replica gives way.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Rollout {
-    /// Seconds that running streams may take to finish when a replica goes. Default: 60.
-    #[schemars(range(min = 0, max = 3600))]
-    pub drain_seconds: u32,
-}
-
-impl Default for Rollout {
-    fn default() -> Self {
-        Self { drain_seconds: 60 }
-    }
 }

@@ -1,12 +1,12 @@
 //! From what users write to what the planner decides on; after this nothing can be wrong.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use naru_plan::{
     Amounts, Backend, Bytes, DeploymentName, Desired, EngineLimits, Millicores, Millis,
     ModelSource, ModelUri, PrefixCache, ReplicaCount, ScalingWish, ServedName, ServedNames, Sha256,
-    Template, TenantName, Threads, TokenCount, ZoneName,
+    Strategy, Template, TenantName, Threads, TokenCount, ZoneName,
 };
 
 use crate::access::{Access, Placement};
@@ -15,6 +15,7 @@ use crate::model_deployment::{
 };
 use crate::pod_template::PodTemplate;
 use crate::problem::{Finding, Findings};
+use crate::rollout::{Rollout, StrategyName};
 use crate::scaling::Scaling;
 
 /// The namespace of an object that names none.
@@ -43,6 +44,7 @@ pub(crate) fn parse_fields(deployment: &ModelDeployment) -> Result<Desired, Vec<
         replicas: ReplicaCount(spec.replicas),
         scaling: spec.scaling.as_ref().map(parse_scaling),
         access,
+        rollout: parse_rollout(&spec.rollout),
         drain: Millis::from_seconds(spec.rollout.drain_seconds.into()),
     }))
 }
@@ -160,6 +162,24 @@ fn parse_access(access: Option<&Access>, findings: &mut Findings) -> naru_plan::
         names.extend(findings.keep(TenantName::parse(tenant), &path));
     }
     naru_plan::Access::Tenants(names)
+}
+
+fn parse_rollout(rollout: &Rollout) -> naru_plan::Rollout {
+    let at_least_one =
+        |number: Option<u32>| number.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+    naru_plan::Rollout {
+        strategy: match rollout.strategy {
+            StrategyName::Surge => Strategy::Surge {
+                max_surge: at_least_one(rollout.max_surge),
+                max_unavailable: rollout.max_unavailable.unwrap_or(0),
+            },
+            StrategyName::InPlace => {
+                Strategy::InPlace { max_unavailable: at_least_one(rollout.max_unavailable) }
+            }
+        },
+        canary: Millis::from_seconds(rollout.canary_seconds.into()),
+        deadline: Millis::from_seconds(rollout.progress_deadline_seconds.into()),
+    }
 }
 
 fn parse_scaling(scaling: &Scaling) -> ScalingWish {

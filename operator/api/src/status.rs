@@ -18,13 +18,15 @@ pub struct ModelDeploymentStatus {
     pub replicas: u32,
     /// Replicas that answer requests.
     pub ready_replicas: u32,
+    /// Replicas of the present template.
+    pub updated_replicas: u32,
     /// Labels of member 0 of each replica, as `key=value,…`; an HPA counts what they find.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selector: String,
     /// The last five times naru chose another number of replicas, the newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scaling: Vec<ScalingDecision>,
-    /// Ready, WorkersReady, WeightsAvailable, and with `scaling` ScalingActive.
+    /// Ready, WorkersReady, WeightsAvailable, RolledOut, and with `scaling` ScalingActive.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

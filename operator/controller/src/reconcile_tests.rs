@@ -55,6 +55,8 @@ impl Paper {
                     drain_since: None,
                     has_served: false,
                     failures: Failures(0),
+                    created: Moment(0),
+                    ready_since: None,
                     displaced: false,
                 };
                 self.replicas.insert((desired.name.clone(), id), (desired.clone(), replica));

@@ -13,6 +13,8 @@ pub enum ConditionKind {
     WorkersReady,
     /// The weights were fetched and accepted.
     WeightsAvailable,
+    /// Every replica is of the present template.
+    RolledOut,
     /// naru chooses the number of replicas itself.
     ScalingActive,
 }
@@ -41,6 +43,14 @@ pub enum Reason {
     Loading,
     /// Replicas of an older template answer until their successors do.
     Replacing,
+    /// Every replica is of the present template.
+    RolledOut,
+    /// Replicas of the present template take over one after another.
+    RollingOut,
+    /// The first replica of the present template has to prove itself before others follow.
+    CanaryServing,
+    /// A replica of the present template does not become ready, so no other is exchanged.
+    RolloutStopped,
     /// A worker ended and is started again after a wait.
     BackingOff,
     /// A worker was killed for the memory it wanted, and is started again after a wait.
@@ -79,12 +89,16 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is, in the order in which they are declared.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Serving,
         Self::Starting,
         Self::Fetching,
         Self::Loading,
         Self::Replacing,
+        Self::RolledOut,
+        Self::RollingOut,
+        Self::CanaryServing,
+        Self::RolloutStopped,
         Self::BackingOff,
         Self::OutOfMemoryKilled,
         Self::NodeLost,

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{DeploymentName, ModelUri, ServedNames, Sha256, ZoneName};
+use crate::rollout::Rollout;
 use crate::scaling::ScalingWish;
 use crate::tenant::Access;
 use crate::units::{Bytes, Millicores, Millis, ReplicaCount, Threads};
@@ -23,6 +24,8 @@ pub struct Desired {
     pub scaling: Option<ScalingWish>,
     /// Whose requests it answers.
     pub access: Access,
+    /// How replicas of an older template give way.
+    pub rollout: Rollout,
     /// How long running streams may take to finish when a replica goes.
     pub drain: Millis,
 }

@@ -17,6 +17,7 @@ mod deployment;
 mod names;
 mod observed;
 mod replicas;
+mod rollout;
 pub mod route;
 pub mod scaling;
 mod status;
@@ -34,7 +35,8 @@ pub use names::{
     ZoneName,
 };
 pub use observed::{Observed, PendingReason, Phase, Replica, ReplicaId, WorkerFailure};
-pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, SURGE_REPLICAS, plan};
+pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, plan};
+pub use rollout::{ROLLOUT_FAILURES_MAX, Rollout, Strategy};
 pub use scaling::ScalingWish;
 pub use tenant::{Access, Tenant, TenantKey};
 pub use units::{Bytes, Millicores, Millis, Moment, ReplicaCount, Threads, TokenCount};

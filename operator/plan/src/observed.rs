@@ -36,6 +36,10 @@ pub struct Replica {
     pub revision: Revision,
     /// What it is doing.
     pub phase: Phase,
+    /// When it was made.
+    pub created: Moment,
+    /// Since when it answers without a break; `None`: it does not.
+    pub ready_since: Option<Moment>,
     /// When it was told to drain, if it was; it is not restarted any more.
     pub drain_since: Option<Moment>,
     /// Whether it has been Ready at any time, through all its restarts.

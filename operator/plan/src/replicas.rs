@@ -2,17 +2,17 @@
 //!
 //! One pass compares the wish with what runs. Replicas of the present template are *current*,
 //! the others *outdated*. Outdated ones go on serving, and are even restarted, until a current
-//! one answers in their place; only then do they drain. Every removal keeps the promise that
-//! as many replicas answer afterwards as before, up to the number wished.
+//! one answers in their place, or until the rollout allows that nobody does; only then do they
+//! drain. Every removal keeps the promise that as many replicas answer afterwards as before, up
+//! to the number wished, less what the rollout allows.
 
 use crate::deployment::{Desired, Revision};
 use crate::observed::{Observed, Phase, Replica, ReplicaId};
+use crate::rollout::Stage;
 use crate::status;
 use crate::units::{Bytes, Millis, Moment};
 use crate::{Condition, Reason};
 
-/// How many replicas may exist beyond the wished number while templates are exchanged.
-pub const SURGE_REPLICAS: usize = 1;
 /// A worker that has said nothing for this long is killed and started again.
 pub const SILENT_MAX: Millis = Millis::from_seconds(30);
 /// What a draining worker gets beyond its drain time before it is removed by force.
@@ -55,22 +55,23 @@ pub struct Plan {
 
 /// Plans one model deployment. Pure: the same input gives the same plan.
 ///
-/// After the actions of a plan at least `min(wished, ready before)` replicas are ready, and at
-/// most `wished + SURGE_REPLICAS` are neither draining nor left from a larger wish.
+/// After the actions of a plan at least `min(wished - unavailable, ready before)` replicas are
+/// ready, and at most `wished + surge` are neither draining nor left from a larger wish, as the
+/// rollout's strategy says.
 pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Plan {
     let revision = desired.template.revision();
-    let wished = desired.replicas.0 as usize;
-    let mut pass = Pass { now, actions: Vec::new(), next_check: NextCheck::OnChange };
+    let (stage, next_check) = Stage::find(desired, observed, now);
+    let mut pass = Pass { now, actions: Vec::new(), next_check };
 
     pass.finish_drains(observed, desired.drain);
     let mut staying = Staying::sort(observed, revision);
     pass.let_go(staying.take_hopeless());
-    pass.let_go(staying.take_excess(wished));
+    pass.let_go(staying.take_excess(desired, stage));
     pass.restart_stopped(&staying);
-    let blocked = pass.create(desired, observed, &staying, wished);
+    let blocked = pass.create(desired, observed, &staying, stage);
 
     pass.actions.sort_unstable();
-    let conditions = status::conditions(desired, observed, blocked, now);
+    let conditions = status::conditions(desired, observed, stage, blocked, now);
     Plan { actions: pass.actions, conditions, next_check: pass.next_check }
 }
 
@@ -99,12 +100,15 @@ impl<'a> Staying<'a> {
         gone
     }
 
-    /// Current replicas beyond the wish, and outdated ones whose successor is ready.
-    fn take_excess(&mut self, wished: usize) -> Vec<&'a Replica> {
+    /// Current replicas beyond the wish, and outdated ones that are not needed until their
+    /// successors are ready.
+    fn take_excess(&mut self, desired: &Desired, stage: Stage) -> Vec<&'a Replica> {
+        let (wished, strategy) = (desired.replicas.0 as usize, desired.rollout.strategy);
         let mut gone: Vec<_> =
             self.current.drain(..self.current.len().saturating_sub(wished)).collect();
         let successors = self.current.iter().filter(|replica| is_ready(replica)).count();
-        let needed = wished.saturating_sub(successors);
+        let needed = wished.saturating_sub(successors + strategy.unavailable(wished));
+        let needed = needed.max(stage.outdated_min(wished, self.current.len(), strategy.surge()));
         gone.extend(self.outdated.drain(..self.outdated.len().saturating_sub(needed)));
         gone
     }
@@ -179,11 +183,16 @@ impl Pass {
         desired: &Desired,
         observed: &Observed,
         staying: &Staying<'_>,
-        wished: usize,
+        stage: Stage,
     ) -> Option<Reason> {
-        let missing = wished.saturating_sub(staying.current.len());
-        let surge = if staying.outdated.is_empty() { 0 } else { SURGE_REPLICAS };
-        let room = (wished + surge).saturating_sub(staying.count());
+        let (wished, strategy) = (desired.replicas.0 as usize, desired.rollout.strategy);
+        let there = staying.current.len();
+        let missing = stage.current_max(wished, there).saturating_sub(there);
+        let surge = if staying.outdated.is_empty() { 0 } else { strategy.surge() };
+        // Until it is seen to be gone, a replica holds what it was given.
+        let holds = strategy.waits_for_drains();
+        let taken = if holds { observed.replicas.len() } else { staying.count() };
+        let room = (wished + surge).saturating_sub(taken);
         let memory = desired.template.resources.memory.unwrap_or_default();
         let mut free = observed.memory_free;
         for id in free_ids(observed).take(missing.min(room)) {
@@ -219,4 +228,8 @@ fn free_ids(observed: &Observed) -> impl Iterator<Item = ReplicaId> + '_ {
 
 #[cfg(test)]
 #[path = "replicas_tests.rs"]
-mod tests;
+pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "replicas_properties.rs"]
+mod properties;

@@ -1,12 +1,10 @@
-use proptest::prelude::*;
-
 use super::*;
 use crate::*;
 
-const NOW: Moment = Moment(1_000_000);
+pub(crate) const NOW: Moment = Moment(1_000_000);
 const DRAIN: Millis = Millis::from_seconds(60);
 
-fn template(uri: &str) -> Template {
+pub(crate) fn template(uri: &str) -> Template {
     let name = ServedName::parse("solar").unwrap();
     Template {
         model: ModelSource { uri: ModelUri::parse(uri).unwrap(), sha256: None },
@@ -25,30 +23,33 @@ fn template(uri: &str) -> Template {
     }
 }
 
-fn new_template() -> Template {
+pub(crate) fn new_template() -> Template {
     template("file:///models/new.gguf")
 }
 
-fn old_revision() -> Revision {
+pub(crate) fn old_revision() -> Revision {
     template("file:///models/old.gguf").revision()
 }
 
-fn wish(replicas: u32) -> Desired {
+pub(crate) fn wish(replicas: u32) -> Desired {
     Desired {
         name: DeploymentName::parse("default", "solar").unwrap(),
         template: new_template(),
         replicas: ReplicaCount(replicas),
         scaling: None,
         access: Access::All,
+        rollout: Rollout::default(),
         drain: DRAIN,
     }
 }
 
-fn ready(id: u32) -> Replica {
+pub(crate) fn ready(id: u32) -> Replica {
     Replica {
         id: ReplicaId(id),
         revision: new_template().revision(),
         phase: Phase::Ready,
+        created: Moment(NOW.0 - 1000),
+        ready_since: Some(Moment(0)),
         drain_since: None,
         has_served: true,
         failures: Failures(0),
@@ -56,47 +57,47 @@ fn ready(id: u32) -> Replica {
     }
 }
 
-fn loading(id: u32) -> Replica {
-    Replica { phase: Phase::Loading, has_served: false, ..ready(id) }
+pub(crate) fn loading(id: u32) -> Replica {
+    Replica { phase: Phase::Loading, ready_since: None, has_served: false, ..ready(id) }
 }
 
-fn crashed(id: u32, failures: u32, ago: u64) -> Replica {
+pub(crate) fn crashed(id: u32, failures: u32, ago: u64) -> Replica {
     let failure = WorkerFailure::Ended("signal 9".into());
     let phase = Phase::Stopped { at: Moment(NOW.0 - ago), failure };
-    Replica { phase, failures: Failures(failures), ..ready(id) }
+    Replica { phase, ready_since: None, failures: Failures(failures), ..ready(id) }
 }
 
 fn pending(id: u32, why: PendingReason) -> Replica {
-    Replica { phase: Phase::Pending { why }, has_served: false, ..ready(id) }
+    Replica { phase: Phase::Pending { why }, ready_since: None, has_served: false, ..ready(id) }
 }
 
-fn no_room(id: u32) -> Replica {
+pub(crate) fn no_room(id: u32) -> Replica {
     pending(id, PendingReason::Unschedulable("0/2 nodes are available".into()))
 }
 
 fn silent(id: u32, seconds: u64) -> Replica {
     let since = Moment(NOW.0 - seconds * 1000);
-    Replica { phase: Phase::Silent { since }, ..ready(id) }
+    Replica { phase: Phase::Silent { since }, ready_since: None, ..ready(id) }
 }
 
-fn draining(replica: Replica, seconds: u64) -> Replica {
+pub(crate) fn draining(replica: Replica, seconds: u64) -> Replica {
     Replica { drain_since: Some(Moment(NOW.0 - seconds * 1000)), ..replica }
 }
 
-fn old(replica: Replica) -> Replica {
+pub(crate) fn old(replica: Replica) -> Replica {
     Replica { revision: old_revision(), ..replica }
 }
 
-fn displaced(replica: Replica) -> Replica {
+pub(crate) fn displaced(replica: Replica) -> Replica {
     Replica { displaced: true, ..replica }
 }
 
-fn seen(replicas: impl Into<Vec<Replica>>) -> Observed {
+pub(crate) fn seen(replicas: impl Into<Vec<Replica>>) -> Observed {
     Observed { replicas: replicas.into(), memory_free: None }
 }
 
 /// What the plan does, as `+0` create, `~0` restart, `-0` drain, `x0` remove.
-fn story(plan: &Plan) -> String {
+pub(crate) fn story(plan: &Plan) -> String {
     let word = |action: &Action| match action {
         Action::Create(id) => format!("+{id}"),
         Action::Restart(id) => format!("~{id}"),
@@ -242,7 +243,7 @@ fn next_checks() {
 fn check_status(fact: &str, wished: u32, replicas: impl Into<Vec<Replica>>, expected: &str) {
     let plan = plan(&wish(wished), &seen(replicas), NOW);
     let words = |condition: &Condition| format!("{:?} {:?}", condition.truth, condition.reason);
-    let all: Vec<_> = plan.conditions.iter().map(words).collect();
+    let all: Vec<_> = plan.conditions.iter().take(3).map(words).collect();
     assert_eq!(all.join(", "), expected, "{fact}");
 }
 
@@ -318,128 +319,4 @@ fn conditions() {
         [old(ready(0)), silent(1, 0)],
         "True Replacing, False Starting, Unknown Fetching",
     );
-}
-
-fn phases() -> impl Strategy<Value = Phase> {
-    let failure = WorkerFailure::Ended("signal 9".into());
-    prop_oneof![
-        Just(Phase::Pending { why: PendingReason::Unschedulable("no room".into()) }),
-        (0_u64..40).prop_map(|s| Phase::Silent { since: Moment(NOW.0 - s * 1000) }),
-        Just(Phase::Fetching { done: Bytes(0), total: None }),
-        Just(Phase::Loading),
-        Just(Phase::Ready),
-        (0_u64..40).prop_map(move |s| Phase::Stopped {
-            at: Moment(NOW.0 - s * 1000),
-            failure: failure.clone()
-        }),
-    ]
-}
-
-prop_compose! {
-    fn replica()(
-        is_new in any::<bool>(), phase in phases(), drained in any::<bool>(),
-        has_served in any::<bool>(), failures in 0_u32..12, displaced in any::<bool>(),
-    ) -> Replica {
-        let has_served = has_served || phase == Phase::Ready;
-        let drain_since = drained.then_some(Moment(NOW.0 - 1000));
-        let revision = if is_new { new_template().revision() } else { old_revision() };
-        let failures = Failures(failures);
-        Replica { id: ReplicaId(0), revision, phase, drain_since, has_served, failures, displaced }
-    }
-}
-
-prop_compose! {
-    fn fleets()(mut replicas in prop::collection::vec(replica(), 0..7)) -> Vec<Replica> {
-        for (id, replica) in (0..).zip(&mut replicas) {
-            replica.id = ReplicaId(id);
-        }
-        replicas
-    }
-}
-
-fn answering(replicas: &[Replica]) -> usize {
-    replicas.iter().filter(|replica| is_ready(replica) && replica.drain_since.is_none()).count()
-}
-
-/// Carries a plan out the way a world would.
-fn apply(replicas: &mut Vec<Replica>, actions: &[Action], now: Moment) {
-    for action in actions {
-        match *action {
-            Action::Create(id) => {
-                assert!(replicas.iter().all(|replica| replica.id != id), "{id} exists already");
-                replicas.push(Replica { phase: Phase::Loading, has_served: false, ..ready(id.0) });
-            }
-            Action::Remove(id) => replicas.retain(|replica| replica.id != id),
-            Action::Drain(id) => find(replicas, id).drain_since = Some(now),
-            Action::Restart(id) => find(replicas, id).phase = Phase::Loading,
-        }
-    }
-}
-
-fn find(replicas: &mut [Replica], id: ReplicaId) -> &mut Replica {
-    replicas.iter_mut().find(|replica| replica.id == id).expect("actions name what exists")
-}
-
-fn is_on_its_way(phase: &Phase) -> bool {
-    matches!(phase, Phase::Loading | Phase::Fetching { .. } | Phase::Pending { .. })
-}
-
-/// Lets time pass: what loads becomes ready, what drains stops.
-fn settle(replicas: &mut [Replica], now: Moment) {
-    for replica in replicas {
-        if replica.drain_since.is_some() {
-            let failure = WorkerFailure::Ended("exit code 0".into());
-            replica.phase = Phase::Stopped { at: now, failure };
-        } else if is_on_its_way(&replica.phase) {
-            replica.phase = Phase::Ready;
-            replica.has_served = true;
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn as_many_answer_after_a_plan_as_before(replicas in fleets(), wished in 0_u32..5) {
-        let before = answering(&replicas);
-        let actions = plan(&wish(wished), &seen(replicas.clone()), NOW).actions;
-        let mut after = replicas;
-        apply(&mut after, &actions, NOW);
-        prop_assert!(answering(&after) >= before.min(wished as usize), "{actions:?}");
-    }
-
-    #[test]
-    fn a_plan_never_overshoots(replicas in fleets(), wished in 0_u32..5) {
-        let actions = plan(&wish(wished), &seen(replicas.clone()), NOW).actions;
-        let creates = actions.iter().any(|action| matches!(action, Action::Create(_)));
-        let mut after = replicas;
-        apply(&mut after, &actions, NOW);
-        let staying = after.iter().filter(|replica| replica.drain_since.is_none()).count();
-        prop_assert!(!creates || staying <= wished as usize + SURGE_REPLICAS);
-    }
-
-    #[test]
-    fn plans_converge(mut replicas in fleets(), wished in 0_u32..5) {
-        let mut now = NOW;
-        for _ in 0..30 {
-            let before = answering(&replicas);
-            let actions = plan(&wish(wished), &seen(replicas.clone()), now).actions;
-            apply(&mut replicas, &actions, now);
-            prop_assert!(answering(&replicas) >= before.min(wished as usize));
-            now = now.after(Millis::from_seconds(61));
-            settle(&mut replicas, now);
-        }
-        let last = plan(&wish(wished), &seen(replicas.clone()), now);
-        prop_assert_eq!(last.actions, vec![]);
-        prop_assert_eq!(last.next_check, NextCheck::OnChange);
-        prop_assert_eq!(answering(&replicas), wished as usize);
-        prop_assert!(replicas.iter().all(|replica| replica.revision == new_template().revision()));
-        prop_assert!(replicas.iter().all(|replica| !replica.displaced));
-    }
-
-    #[test]
-    fn the_order_of_replicas_decides_nothing(mut replicas in fleets(), wished in 0_u32..5) {
-        let first = plan(&wish(wished), &seen(replicas.clone()), NOW);
-        replicas.reverse();
-        prop_assert_eq!(first, plan(&wish(wished), &seen(replicas), NOW));
-    }
 }

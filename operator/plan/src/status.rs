@@ -2,13 +2,15 @@
 
 use crate::deployment::Desired;
 use crate::observed::{Observed, PendingReason, Phase, Replica, WorkerFailure};
-use crate::units::Moment;
+use crate::rollout::Stage;
+use crate::units::{Millis, Moment};
 use crate::{Condition, ConditionKind, Reason, Truth};
 
-/// One condition per kind, in the order Ready, WorkersReady, WeightsAvailable.
+/// One condition per kind, in the order Ready, WorkersReady, WeightsAvailable, RolledOut.
 pub(crate) fn conditions(
     desired: &Desired,
     observed: &Observed,
+    stage: Stage,
     blocked: Option<Reason>,
     now: Moment,
 ) -> Vec<Condition> {
@@ -17,6 +19,7 @@ pub(crate) fn conditions(
         (ConditionKind::Ready, seen.ready()),
         (ConditionKind::WorkersReady, seen.workers_ready()),
         (ConditionKind::WeightsAvailable, seen.weights_available()),
+        (ConditionKind::RolledOut, seen.rolled_out(stage, desired.rollout.canary)),
     ];
     entries
         .into_iter()
@@ -37,6 +40,10 @@ struct Seen<'a> {
     wished: usize,
     ready_current: usize,
     ready_outdated: usize,
+    /// Replicas of older templates that have not been told to go.
+    older: usize,
+    /// Whether any of the present template has ever answered.
+    has_served: bool,
     /// Current replicas that are not ready, the furthest along first.
     coming: Vec<&'a Replica>,
     blocked: Option<Reason>,
@@ -56,6 +63,8 @@ impl<'a> Seen<'a> {
             wished: desired.replicas.0 as usize,
             ready_current: staying().filter(current).filter(ready).count(),
             ready_outdated: staying().filter(|r| !current(r)).filter(ready).count(),
+            older: staying().filter(|replica| replica.revision != revision).count(),
+            has_served: staying().filter(current).any(|replica| replica.has_served),
             coming,
             blocked,
             wakes: desired.scaling.is_some(),
@@ -125,6 +134,33 @@ impl<'a> Seen<'a> {
             Some((id, _)) => say(Reason::Starting, format!("replica {id} is starting")),
             None => say(Reason::Starting, "more are about to start".into()),
         }
+    }
+
+    /// How far the exchange of templates is, as `kubectl rollout status` would say it.
+    fn rolled_out(&self, stage: Stage, canary: Millis) -> Finding {
+        if self.wished == 0 || (self.older == 0 && self.has_served) {
+            let message = "every replica is of the present template".into();
+            return (Truth::True, Reason::RolledOut, message);
+        }
+        let done = format!(
+            "{} of {} replicas are of the present template and answer; {} of older ones do",
+            self.ready_current, self.wished, self.ready_outdated
+        );
+        let (reason, words) = match stage {
+            Stage::Settled | Stage::Moving => (Reason::RollingOut, String::new()),
+            Stage::Canary => {
+                let seconds = canary.0 / 1000;
+                let words =
+                    format!("; the first has to answer for {seconds} s before others follow");
+                (Reason::CanaryServing, words)
+            }
+            Stage::Stopped(id) => {
+                let (_, _, why) = self.waiting();
+                let words = format!("; replica {id} does not become ready: {why}");
+                (Reason::RolloutStopped, words)
+            }
+        };
+        (Truth::False, reason, done + &words)
     }
 
     fn failed(&self) -> Option<(&'a Replica, &'a WorkerFailure)> {

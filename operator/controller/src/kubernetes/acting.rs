@@ -111,6 +111,7 @@ impl Kubernetes {
         let status = status::status(&Report {
             name,
             generation: self.generation(name),
+            revision: Some(decision.desired.template.revision()),
             conditions: &decision.plan.conditions,
             observed: &decision.observed,
             scaling: &decision.scaling,
@@ -119,8 +120,7 @@ impl Kubernetes {
         if status != live {
             add(Write::Status(Box::new(status)));
         }
-        let ready = live.conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        Some(Work { owner, steps, before: ready.map(|ready| ready.reason), decision })
+        Some(Work { owner, steps, before: live.conditions, decision })
     }
 
     /// What one action comes to.
@@ -183,6 +183,7 @@ impl Kubernetes {
         let report = Report {
             name: &name,
             generation: self.generation(&name),
+            revision: None,
             conditions: &[],
             observed: &self.observe(&name),
             scaling: &[],

@@ -2,7 +2,7 @@
 //! for the recorder.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as Written, OwnerReference};
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use naru_plan::{Action, Condition, ConditionKind, Phase, Reason, Replica, Truth, WorkerFailure};
@@ -19,8 +19,8 @@ pub(super) struct News {
 }
 
 /// What is worth telling of a decision: of what was done of it, and of the trouble it found.
-/// `before` is the reason that Ready had until now.
-pub(super) fn news(decision: &Decision, done: &[Action], before: Option<&str>) -> Vec<News> {
+/// `before` are the conditions as they stood until now.
+pub(super) fn news(decision: &Decision, done: &[Action], before: &[Written]) -> Vec<News> {
     let mut news = Vec::new();
     let mut say = |is_warning, reason: &str, note: String| {
         news.push(News { is_warning, reason: reason.to_owned(), note });
@@ -61,11 +61,11 @@ pub(super) fn news(decision: &Decision, done: &[Action], before: Option<&str>) -
             Action::Create(_) | Action::Drain(_) => {}
         }
     }
-    let ready = plan.conditions.iter().find(|condition| condition.kind == ConditionKind::Ready);
-    if let Some(ready) = ready.filter(|ready| is_trouble(ready)) {
-        let reason = format!("{:?}", ready.reason);
-        if before != Some(reason.as_str()) {
-            say(true, &reason, ready.message.clone());
+    for condition in plan.conditions.iter().filter(|condition| is_trouble(condition)) {
+        let (kind, reason) = (format!("{:?}", condition.kind), format!("{:?}", condition.reason));
+        let stood = before.iter().find(|before| before.type_ == kind);
+        if stood.is_none_or(|stood| stood.reason != reason) {
+            say(true, &reason, condition.message.clone());
         }
     }
     news
@@ -83,7 +83,10 @@ fn has_drained(replica: &Replica) -> bool {
 }
 
 /// Whether somebody may have to do something about it.
-fn is_trouble(ready: &Condition) -> bool {
+fn is_trouble(condition: &Condition) -> bool {
+    if condition.kind != ConditionKind::Ready {
+        return condition.reason == Reason::RolloutStopped;
+    }
     let patience = [
         Reason::Starting,
         Reason::Fetching,
@@ -93,7 +96,7 @@ fn is_trouble(ready: &Condition) -> bool {
         Reason::Serving,
         Reason::WeightsLoaded,
     ];
-    ready.truth != Truth::True && !patience.contains(&ready.reason)
+    condition.truth != Truth::True && !patience.contains(&condition.reason)
 }
 
 /// Tells the cluster.
@@ -143,6 +146,8 @@ const ACTION_CHARACTERS_MAX: usize = 30;
 mod tests {
     use std::sync::Arc;
 
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
     use naru_api::{Source, check};
     use naru_plan::{Failures, Moment, Observed, ReplicaId, Revision, plan};
 
@@ -166,6 +171,8 @@ mod tests {
             drain_since: drains.then_some(Moment(1)),
             has_served: true,
             failures: Failures(0),
+            created: Moment(0),
+            ready_since: None,
             displaced: false,
         };
         let replicas = observed.iter().map(replica).collect();
@@ -174,11 +181,22 @@ mod tests {
         Decision { desired: Arc::new(desired), observed, plan, scaling: Vec::new() }
     }
 
+    fn stood(reason: &str) -> Written {
+        Written {
+            type_: "Ready".into(),
+            status: "False".into(),
+            reason: reason.into(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }
+    }
+
     #[track_caller]
     fn says(fact: &str, replicas: u32, observed: &[(u32, Phase, bool, bool)], expected: &[&str]) {
         let news = {
             let decision = decision(replicas, observed);
-            news(&decision, &decision.plan.actions, Some("Starting"))
+            news(&decision, &decision.plan.actions, &[stood("Starting")])
         };
         let said: Vec<_> = news.iter().map(|n| format!("{}: {}", n.reason, n.note)).collect();
         assert_eq!(said, expected, "{fact}");
@@ -214,11 +232,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rollout_that_stops_is_told() {
+        let failure = WorkerFailure::Ended("exit code 1".into());
+        let broken = Phase::Stopped { at: NOW, failure };
+        let mut decision =
+            decision(1, &[(0, Phase::Ready, true, false), (1, broken, false, false)]);
+        decision.observed.replicas[1].failures = Failures(3);
+        decision.plan = plan(&decision.desired, &decision.observed, NOW);
+        let reasons = |before| news(&decision, &[], before).into_iter().map(|n| n.reason);
+        assert_eq!(reasons(&[]).collect::<Vec<_>>(), ["RolloutStopped"]);
+    }
+
+    #[test]
     fn trouble_is_told_once() {
         let failure = WorkerFailure::Weights("no such file".into());
         let phase = Phase::Stopped { at: Moment(NOW.0 - 1), failure };
         let decision = decision(1, &[(0, phase, false, false)]);
-        assert_eq!(news(&decision, &[], Some("Loading")).len(), 1);
-        assert_eq!(news(&decision, &[], Some("WeightsMissing")), []);
+        assert_eq!(news(&decision, &[], &[stood("Loading")]).len(), 1);
+        assert_eq!(news(&decision, &[], &[stood("WeightsMissing")]), []);
     }
 }

@@ -87,6 +87,8 @@ pub(super) fn replica(parts: Parts<'_>) -> Option<Replica> {
         has_served: phase == Phase::Ready
             || container.is_some_and(|container| container.started == Some(true))
             || parts.told.is_some_and(|told| told.has_served),
+        created: parts.set.metadata.creation_timestamp.as_ref().map_or(parts.now, moment),
+        ready_since: parts.ready_since().filter(|_| phase == Phase::Ready),
         phase,
         drain_since: parts.drain_since(),
         failures: Failures(restarts + u32::from(is_down)),
@@ -128,6 +130,12 @@ impl Parts<'_> {
         let noted = noted.and_then(|text| text.parse::<Timestamp>().ok()).map(from_timestamp);
         let deleted = self.set.metadata.deletion_timestamp.as_ref().map(moment);
         noted.or(deleted).or(self.is_foreign.then_some(Moment(0)))
+    }
+
+    /// Since when the kubelet finds the pod ready; the member itself may say so a little earlier.
+    fn ready_since(&self) -> Option<Moment> {
+        let ready = condition(self.pod?, "Ready").filter(|ready| ready.status == "True")?;
+        ready.last_transition_time.as_ref().map(moment)
     }
 
     fn is_terminating(&self) -> bool {

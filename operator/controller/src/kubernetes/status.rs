@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use naru_api::{ModelDeploymentStatus, ScalingDecision, advised};
-use naru_plan::{ConditionKind, DeploymentName, Moment, Observed, Phase, Reason, Truth};
+use naru_plan::{ConditionKind, DeploymentName, Moment, Observed, Phase, Reason, Revision, Truth};
 
 use super::cluster::Refusal;
 use super::{labels, observe};
@@ -11,6 +11,8 @@ use super::{labels, observe};
 pub(super) struct Report<'a> {
     pub(super) name: &'a DeploymentName,
     pub(super) generation: Option<i64>,
+    /// Of the present template; `None`: it has no meaning.
+    pub(super) revision: Option<Revision>,
     pub(super) conditions: &'a [naru_plan::Condition],
     pub(super) observed: &'a Observed,
     pub(super) scaling: &'a [ScalingDecision],
@@ -23,6 +25,7 @@ pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
     let replicas = &report.observed.replicas;
     let answers = |phase: &Phase| matches!(phase, Phase::Ready);
     let ready = replicas.iter().filter(|r| answers(&r.phase) && r.drain_since.is_none());
+    let updated = replicas.iter().filter(|r| Some(r.revision) == report.revision);
     let conditions = report.conditions.iter().map(|condition| {
         let naru_plan::Condition { kind, truth, reason, ref message, since } = *condition;
         Facts { kind, truth, reason, message }.condition(report, since)
@@ -31,6 +34,7 @@ pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
         observed_generation: report.generation,
         replicas: count(replicas.len()),
         ready_replicas: count(ready.count()),
+        updated_replicas: count(updated.filter(|r| r.drain_since.is_none()).count()),
         selector: labels::selector(report.name),
         scaling: report.scaling.to_vec(),
         conditions: conditions.collect(),
@@ -86,7 +90,7 @@ fn count(number: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use naru_plan::{Failures, PendingReason, Replica, ReplicaId, Revision};
+    use naru_plan::{Failures, PendingReason, Replica, ReplicaId};
 
     use super::*;
 
@@ -98,6 +102,8 @@ mod tests {
             drain_since: drains.then_some(Moment(1)),
             has_served: true,
             failures: Failures(0),
+            created: Moment(0),
+            ready_since: None,
             displaced: false,
         }
     }
@@ -117,6 +123,7 @@ mod tests {
         status(&Report {
             name: &name,
             generation: Some(4),
+            revision: Some(Revision(1)),
             conditions,
             observed,
             scaling: &[],
@@ -135,7 +142,8 @@ mod tests {
             memory_free: None,
         };
         let status = of(&[], &observed, &ModelDeploymentStatus::default());
-        assert_eq!((status.replicas, status.ready_replicas), (3, 1), "one drains, one comes");
+        let counted = (status.replicas, status.ready_replicas, status.updated_replicas);
+        assert_eq!(counted, (3, 1, 2), "one drains, one comes");
         assert_eq!(status.selector, "naru.dev/model-deployment=solar,naru.dev/member=0");
         assert_eq!(status.observed_generation, Some(4));
     }
@@ -166,6 +174,7 @@ mod tests {
         let report = Report {
             name: &name,
             generation,
+            revision: None,
             conditions,
             observed: &observed,
             scaling: &[],

@@ -5,7 +5,7 @@ use std::time::Instant;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use naru_api::ModelDeploymentStatus;
@@ -43,8 +43,8 @@ pub(super) struct Work {
     pub(super) decision: Decision,
     pub(super) owner: OwnerReference,
     pub(super) steps: Vec<Step>,
-    /// The reason that Ready had until now.
-    pub(super) before: Option<String>,
+    /// The conditions as they stood until now.
+    pub(super) before: Vec<Condition>,
 }
 
 /// How work is done.
@@ -87,7 +87,7 @@ impl Work {
         span.end(&result);
         tools.metrics.reconciled(begun.elapsed(), result.is_ok());
         let result = result.map(|()| {
-            let news = events::news(&self.decision, &done, self.before.as_deref());
+            let news = events::news(&self.decision, &done, &self.before);
             tools.teller.tell(name.namespace(), &self.owner, news);
             // What was written is filed at once, so that no watch will tell of it as news.
             if written.is_empty() { Done::WillBeTold } else { Done::LookAgain }

@@ -39,7 +39,7 @@ fn work() -> Work {
     let steps = [service, Write::Status(Box::default())].map(|write| Step { write, action: None });
     let plan = plan(&desired, &observed, Moment(0));
     let decision = Decision { desired, observed, plan, scaling: Vec::new() };
-    Work { decision, owner, steps: steps.into(), before: None }
+    Work { decision, owner, steps: steps.into(), before: Vec::new() }
 }
 
 #[tokio::test]
