@@ -12,6 +12,10 @@ EVERYTHING = [
     "--set=monitoring.podMonitors.enabled=true",
     "--set=monitoring.rules.enabled=true",
     "--set=monitoring.dashboards.enabled=true",
+    "--set=door.host=api.example.com",
+    "--set=door.ingress.enabled=true",
+    "--set=door.httpRoute.enabled=true",
+    "--set=door.httpRoute.parents[0].name=front",
 ]
 
 

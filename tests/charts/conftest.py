@@ -1,11 +1,11 @@
 """What the tests of the charts may ask for."""
 
+import neighbours
 import pack
 import pytest
 import serving
 from charts_under_test import CHARTS, NAMESPACE, Helm
 from cluster import lifecycle, programs
-from neighbours import prometheus_operator
 from release_under_test import Release
 
 
@@ -23,7 +23,7 @@ def promtool(tools):
 def own_cluster(tools):
     """A cluster for these tests alone, because naru is installed once in a cluster; with the neighbours' kinds."""
     with lifecycle.fresh(tools) as cluster:
-        for path in prometheus_operator(programs.find_go()):
+        for path in neighbours.definitions(programs.find_go()):
             cluster.kubectl("apply", "--server-side", "--filename", path)
         cluster.kubectl("create", "namespace", NAMESPACE)
         # Nothing may run there that the strictest of the standards refuses.

@@ -74,6 +74,7 @@ def test_the_definitions_outlive_their_release_unless_asked(helm, keep):
         ("image.digests.agent=x", "agent"),
         ("monitoring.serviceMonitor.enabled=true", "serviceMonitor"),
         ("gateway.service.nodePort=1", "nodePort"),
+        ("door.tls=true", "tls"),
     ],
 )
 def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
@@ -96,6 +97,10 @@ def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
         ("webhook.timeoutSeconds=31", "webhook.timeoutSeconds"),
         ("monitoring.podMonitors.interval=often", "monitoring.podMonitors.interval"),
         ("traces.endpoint=collector:4317", "traces.endpoint"),
+        ("door.host=https://api.example.com", "door.host"),
+        ("door.ingress.enabled=true", "door.host"),
+        ("door.httpRoute.enabled=true", "door.httpRoute.parents"),
+        ("door.httpRoute.requestTimeout=forever", "door.httpRoute.requestTimeout"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(helm, setting, path):
@@ -256,17 +261,43 @@ def test_pods_run_where_and_how_the_values_say(helm, part, tmp_path):
     assert template["metadata"]["annotations"] == {"note": "why"}
 
 
-def test_monitoring_is_off_until_asked_for(helm):
+def test_what_not_every_cluster_has_is_off_until_asked_for(helm):
     kinds = {found["kind"] for found in helm.template("naru")}
-    assert kinds.isdisjoint({"PodMonitor", "PrometheusRule", "ConfigMap"})
+    asked_for = {"PodMonitor", "PrometheusRule", "ConfigMap", "Ingress", "HTTPRoute"}
+    assert kinds.isdisjoint(asked_for)
     everything = helm.template("naru", *EVERYTHING)
-    assert kinds | {"PodMonitor", "PrometheusRule", "ConfigMap"} == {found["kind"] for found in everything}
+    assert kinds | asked_for == {found["kind"] for found in everything}
     boards = by_kind(everything, "ConfigMap").values()
     assert len(boards) == len(list((CHARTS / "naru/dashboards").glob("*.json")))
     for board in boards:
         assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
         [text] = board["data"].values()
         assert json.loads(text)["panels"]
+
+
+def test_both_doors_lead_to_the_gateways_by_one_name(helm):
+    objects = helm.template("naru", *EVERYTHING, *options("gateway.service.port=8088", "door.ingress.tlsSecret=door"))
+    [service] = by_kind(objects, "Service")["naru-gateway"]["spec"]["ports"]
+    ingress = by_kind(objects, "Ingress")["naru-gateway"]["spec"]
+    assert ingress["tls"] == [{"hosts": ["api.example.com"], "secretName": "door"}]
+    [rule] = ingress["rules"]
+    paths = rule["http"]["paths"]
+    assert rule["host"] == "api.example.com"
+    assert {path["backend"]["service"]["port"]["name"] for path in paths} == {service["name"]}
+    route = by_kind(objects, "HTTPRoute")["naru-gateway"]["spec"]
+    assert (route["hostnames"], route["parentRefs"]) == (["api.example.com"], [{"name": "front"}])
+    [rule] = route["rules"]
+    assert rule["backendRefs"] == [{"name": "naru-gateway", "port": service["port"]}]
+    assert rule["timeouts"] == {"request": "1h"}, "of a stream to its end"
+    assert [path["path"] for path in paths] == [match["path"]["value"] for match in rule["matches"]] == ["/v1", "/tokenize", "/detokenize"]
+
+
+def test_a_door_with_nothing_said_leaves_it_to_who_stands_there(helm):
+    objects = helm.template("naru", *EVERYTHING, *options("door.httpRoute.requestTimeout="))
+    ingress = by_kind(objects, "Ingress")["naru-gateway"]["spec"]
+    assert "ingressClassName" not in ingress
+    assert ingress["tls"] == [{"hosts": ["api.example.com"]}], "TLS, with the controller's certificate"
+    assert "timeouts" not in by_kind(objects, "HTTPRoute")["naru-gateway"]["spec"]["rules"][0]
 
 
 def test_prometheus_accepts_the_rules(helm, promtool, tmp_path):
