@@ -16,6 +16,7 @@ EVERYTHING = [
     "--set=door.ingress.enabled=true",
     "--set=door.httpRoute.enabled=true",
     "--set=door.httpRoute.parents[0].name=front",
+    "--set=networkPolicies.enabled=true",
 ]
 
 

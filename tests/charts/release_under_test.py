@@ -25,6 +25,7 @@ VALUES = {
         "rules": {"enabled": True},
         "dashboards": {"enabled": True},
     },
+    "networkPolicies": {"enabled": True, "workerNamespaces": [SERVING]},
 }
 CHANGED = {"operator": {"certificateLifetime": "2h"}, "gateway": {"drainSeconds": 30}}
 """What an upgrade changes: both pods, and the certificates of everybody."""
@@ -43,12 +44,12 @@ class Release:
         self.key = self.gateway = self.notes = ""
 
     def install(self):
+        self.cluster.kubectl("create", "namespace", SERVING)
+        self.cluster.kubectl("label", "namespace", SERVING, "pod-security.kubernetes.io/enforce=restricted")
         self.notes = self._helm("install", VALUES)
         self._make_key()
         service = self.get("service", "naru-gateway")
         self.gateway = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
-        self.cluster.kubectl("create", "namespace", SERVING)
-        self.cluster.kubectl("label", "namespace", SERVING, "pod-security.kubernetes.io/enforce=restricted")
         self.apply(model_deployment("steady", SAFE), model_deployment("moving", SAFE), model_deployment("lost", LOST))
         self.cluster.kubectl("wait", "--for=condition=Ready", "md", "--all", f"--namespace={SERVING}", "--timeout=90s")
         # Gateways hear of it a moment later.

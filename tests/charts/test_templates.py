@@ -75,6 +75,7 @@ def test_the_definitions_outlive_their_release_unless_asked(helm, keep):
         ("monitoring.serviceMonitor.enabled=true", "serviceMonitor"),
         ("gateway.service.nodePort=1", "nodePort"),
         ("door.tls=true", "tls"),
+        ("networkPolicies.namespaces={a}", "namespaces"),
     ],
 )
 def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
@@ -101,6 +102,8 @@ def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
         ("door.ingress.enabled=true", "door.host"),
         ("door.httpRoute.enabled=true", "door.httpRoute.parents"),
         ("door.httpRoute.requestTimeout=forever", "door.httpRoute.requestTimeout"),
+        ("networkPolicies.workerNamespaces={A}", "networkPolicies.workerNamespaces.0"),
+        ("networkPolicies.weights.ports={}", "networkPolicies.weights.ports"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(helm, setting, path):
@@ -263,7 +266,7 @@ def test_pods_run_where_and_how_the_values_say(helm, part, tmp_path):
 
 def test_what_not_every_cluster_has_is_off_until_asked_for(helm):
     kinds = {found["kind"] for found in helm.template("naru")}
-    asked_for = {"PodMonitor", "PrometheusRule", "ConfigMap", "Ingress", "HTTPRoute"}
+    asked_for = {"PodMonitor", "PrometheusRule", "ConfigMap", "Ingress", "HTTPRoute", "NetworkPolicy"}
     assert kinds.isdisjoint(asked_for)
     everything = helm.template("naru", *EVERYTHING)
     assert kinds | asked_for == {found["kind"] for found in everything}

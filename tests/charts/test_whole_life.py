@@ -6,6 +6,7 @@ And what the operator did meanwhile, by the API server's audit log, beside what 
 import contextlib
 import json
 
+import policies
 import pytest
 import roles
 from charts_under_test import NAMESPACE
@@ -30,6 +31,16 @@ def test_the_notes_say_what_comes_next_and_no_more(release):
     assert "not defined yet" not in release.notes, "the definitions are there"
     assert "kubectl wait --for=condition=Ready md/" in release.notes
     assert f"kubectl -n {NAMESPACE} port-forward svc/naru-gateway 8080:80" in release.notes
+
+
+def test_network_policies_find_the_pods_and_their_ports(release):
+    """As the API server has them; that nobody gets past is the network's work, and the tests' own enforces none."""
+    found = json.loads(release.cluster.kubectl("get", "pods,networkpolicies", "--all-namespaces", "--output=json"))["items"]
+    names = ("naru-operator", "naru-gateway", "naru-worker")
+    pods = [each for each in found if each["metadata"].get("labels", {}).get("app.kubernetes.io/name") in names]
+    pods = [policies.Pod.of(each["metadata"], each["spec"]) for each in pods if each["kind"] == "Pod"]
+    assert len([pod for pod in pods if pod.namespace == SERVING]) >= len(("steady", "moving", "lost"))
+    policies.check([each for each in found if each["kind"] == "NetworkPolicy"], pods)
 
 
 def test_an_upgrade_replaces_pods_and_cuts_nobody_off(release):
