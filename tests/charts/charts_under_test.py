@@ -18,6 +18,12 @@ EVERYTHING = [
     "--set=door.httpRoute.parents[0].name=front",
     "--set=networkPolicies.enabled=true",
 ]
+SITES = ["saudi", "thai"]
+
+
+def of_site(site):
+    """The option that gives the values of a site."""
+    return f"--values={CHARTS / 'naru' / f'values-{site}.yaml'}"
 
 
 class Helm:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts_under_test import CHARTS, EVERYTHING, NAMESPACE, REPOSITORY
+from charts_under_test import CHARTS, EVERYTHING, NAMESPACE, REPOSITORY, SITES, of_site
+
 
 @pytest.mark.usefixtures("definitions")
 @pytest.mark.parametrize("options", [[], EVERYTHING], ids=["defaults", "everything"])
@@ -16,6 +17,20 @@ def test_the_api_server_takes_every_object(own_cluster, helm, options):
     assert all(line.endswith("created (server dry run)") for line in said.splitlines()), said
     # Also by server-side apply, which refuses fields that its schema does not know.
     own_cluster.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", text=rendered)
+
+
+@pytest.mark.usefixtures("definitions")
+@pytest.mark.parametrize("site", SITES)
+def test_the_api_server_takes_a_site(own_cluster, site):
+    """In the order that docs/operating.md gives: its objects, which make the namespace of its workers, then the release."""
+    folder = REPOSITORY / f"docs/examples/site-{site}"
+    own_cluster.kubectl("apply", "--filename", folder)
+    how = ["--namespace", NAMESPACE, of_site(site), "--dry-run=server"]
+    said = own_cluster.helm("install", "naru", CHARTS / "naru", *how)
+    assert f'curl https://api.{site}.example/v1/models -H "authorization: Bearer $KEY"' in said
+    rendered = own_cluster.helm("template", "naru", CHARTS / "naru", "--namespace", NAMESPACE, of_site(site))
+    own_cluster.kubectl("apply", "--server-side", "--dry-run=server", "--filename=-", text=rendered)
+    own_cluster.kubectl("delete", "--filename", folder)
 
 
 @pytest.mark.usefixtures("definitions")

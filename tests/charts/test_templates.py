@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts_under_test import CHARTS, EVERYTHING, REPOSITORY
+from charts_under_test import CHARTS, EVERYTHING, REPOSITORY, SITES, of_site
 
 PACKAGE_BYTES_MAX = 60_000
 CRD_BYTES_MAX = 40_000
@@ -30,6 +30,11 @@ def pods(objects):
 def test_helm_finds_no_fault(helm, chart):
     helm.run("lint", "--strict", CHARTS / chart)
     helm.run("lint", "--strict", CHARTS / chart, *(EVERYTHING if chart == "naru" else []))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_helm_finds_no_fault_with_a_site(helm, site):
+    helm.run("lint", "--strict", CHARTS / "naru", of_site(site))
 
 
 @pytest.mark.parametrize("chart", ["naru", "naru-crds"])
@@ -301,6 +306,27 @@ def test_a_door_with_nothing_said_leaves_it_to_who_stands_there(helm):
     assert "ingressClassName" not in ingress
     assert ingress["tls"] == [{"hosts": ["api.example.com"]}], "TLS, with the controller's certificate"
     assert "timeouts" not in by_kind(objects, "HTTPRoute")["naru-gateway"]["spec"]["rules"][0]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_is_of_one_piece(helm, site):
+    """Its values, and the objects beside them, tell of one zone, one namespace, one mirror."""
+    rendered = helm.template("naru", of_site(site))
+    folder = REPOSITORY / f"docs/examples/site-{site}"
+    objects = [found for path in sorted(folder.glob("*.yaml")) for found in yaml.safe_load_all(path.read_text())]
+    [budget], [model] = by_kind(objects, "PowerBudget").values(), by_kind(objects, "ModelDeployment").values()
+    zone = budget["spec"]["nodeSelector"]
+    assert {"topology.kubernetes.io/zone": each for each in model["spec"]["placement"]["zones"]} == zone
+    assert all(pod["nodeSelector"] == zone for pod in pods(rendered).values())
+    assert model["spec"]["power"]["budget"] == budget["metadata"]["name"]
+    assert set(model["spec"]["access"]["tenants"]) == set(by_kind(objects, "Tenant"))
+    assert list(by_kind(objects, "Namespace")) == [model["metadata"]["namespace"]]
+    assert by_kind(rendered, "NetworkPolicy")["naru-worker"]["metadata"]["namespace"] == model["metadata"]["namespace"]
+    [mirror] = {pod["containers"][0]["image"].split("/")[0] for pod in pods(rendered).values()}
+    [hub] = [each["value"] for each in model["spec"]["podTemplate"]["env"] if each["name"] == "HF_ENDPOINT"]
+    assert hub.split("/")[2] == mirror
+    keys = [key["sha256"] for tenant in by_kind(objects, "Tenant").values() for key in tenant["spec"]["keys"]]
+    assert len(set(keys)) == len(keys), "a key of two tenants is nobody's"
 
 
 def test_prometheus_accepts_the_rules(helm, promtool, tmp_path):
