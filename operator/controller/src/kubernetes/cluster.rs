@@ -11,12 +11,15 @@ use kube::ResourceExt;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
 use naru_api::{ModelDeployment, name_taken};
-use naru_plan::{DeploymentName, Desired, Moment, Observed, Reason};
+use naru_plan::{
+    DeploymentName, Desired, Moment, Observed, PendingReason, Phase, Reason, Replica, Revision,
+};
 use naru_protocol::Endpoint;
 
 use super::failed_creates::FailedCreates;
 use super::follow::Members;
 use super::observe::{self, Nodes, Parts};
+use super::placement::Placement;
 use super::shelf::Shelf;
 use super::tenants::Tenants;
 use super::{build, labels};
@@ -44,6 +47,7 @@ pub(super) struct Cluster {
     pub(super) tenants: Tenants,
     failed_creates: FailedCreates,
     nodes: Nodes,
+    placement: Placement,
     listed_nodes: Option<BTreeSet<String>>,
     has_nodes: bool,
     wishes: BTreeMap<DeploymentName, Wish>,
@@ -76,6 +80,7 @@ impl Cluster {
             tenants: Tenants::default(),
             failed_creates: FailedCreates::default(),
             nodes: Nodes::new(),
+            placement: Placement::default(),
             listed_nodes: None,
             has_nodes: false,
             wishes: BTreeMap::new(),
@@ -103,6 +108,7 @@ impl Cluster {
                 if let Event::InitApply(pod) | Event::Apply(pod) = &event {
                     self.failed_creates.made(pod);
                 }
+                self.placement.pods_changed();
                 self.pods.take(event)
             }
             Seen::Service(event) => self.services.take(event),
@@ -161,6 +167,7 @@ impl Cluster {
 
     fn take_node(&mut self, event: Event<Node>) -> BTreeSet<DeploymentName> {
         let mut touched = BTreeSet::new();
+        let mut is_other_place = false;
         match event {
             Event::Init => self.listed_nodes = Some(BTreeSet::new()),
             Event::InitApply(node) | Event::Apply(node) => {
@@ -168,6 +175,7 @@ impl Cluster {
                 if let Some(listed) = &mut self.listed_nodes {
                     listed.insert(name.clone());
                 }
+                is_other_place = self.placement.take(&name, &node);
                 if self.nodes.insert(name.clone(), state) != Some(state) {
                     touched.insert(name);
                 }
@@ -176,18 +184,24 @@ impl Cluster {
                 self.has_nodes = true;
                 if let Some(listed) = self.listed_nodes.take() {
                     let gone = self.nodes.extract_if(.., |name, _| !listed.contains(name));
-                    touched.extend(gone.map(|(name, _)| name));
+                    for (name, _) in gone {
+                        is_other_place |= self.placement.forget(&name);
+                        touched.insert(name);
+                    }
                 }
             }
             Event::Delete(node) => {
                 self.nodes.remove(&node.name_any());
+                is_other_place = self.placement.forget(&node.name_any());
                 touched.insert(node.name_any());
             }
         }
-        if touched.is_empty() {
+        if touched.is_empty() && !is_other_place {
             return BTreeSet::new();
         }
-        let on_these = |pod: &&Pod| node_name(pod).is_some_and(|node| touched.contains(node));
+        // Those that have no node are told again why each refuses them.
+        let on_these =
+            |pod: &&Pod| node_name(pod).map_or(is_other_place, |node| touched.contains(node));
         self.pods.all().filter(on_these).filter_map(labels::deployment_of).collect()
     }
 
@@ -259,8 +273,31 @@ impl Cluster {
         members: &Members,
         now: Moment,
     ) -> Observed {
-        let replicas = self.parts(name, members, now).filter_map(observe::replica).collect();
+        let mut lines = BTreeMap::new();
+        let replica = |parts: Parts<'_>| {
+            let mut replica = observe::replica(parts)?;
+            self.name_refusals(&mut replica, parts.pod, &mut lines);
+            Some(replica)
+        };
+        let replicas = self.parts(name, members, now).filter_map(replica).collect();
         Observed { replicas, memory_free: None }
+    }
+
+    /// Says of a replica without a node why each refuses it, where only the scheduler's words are.
+    /// All of one template are refused alike: `lines` holds what was said of each.
+    fn name_refusals(
+        &self,
+        replica: &mut Replica,
+        pod: Option<&Pod>,
+        lines: &mut BTreeMap<Revision, String>,
+    ) {
+        let Phase::Pending { why: PendingReason::Unschedulable(words) } = &mut replica.phase else {
+            return;
+        };
+        if let Some(pod) = pod {
+            let line = || self.placement.refusals(pod, self.pods.all(), words);
+            *words = lines.entry(replica.revision).or_insert_with(line).clone();
+        }
     }
 
     /// Where those replicas answer that serve the present names.

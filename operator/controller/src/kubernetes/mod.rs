@@ -25,6 +25,7 @@ mod load;
 mod metrics;
 mod observe;
 mod pages;
+mod placement;
 mod settled;
 mod shelf;
 mod spans;
