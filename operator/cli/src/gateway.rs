@@ -81,7 +81,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         check_operator(operator).map_err(Failure::BadUsage)?;
     }
     setup::run("naru-gateway", None, async {
-        let (api, keys) = bind(&arguments.listen, Reach::Anywhere).await.map_err(Failure::usage)?;
+        let refused = |error| Failure::listening("--listen", error);
+        let (api, keys) = bind(&arguments.listen, Reach::Anywhere).await.map_err(refused)?;
         let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
         let identity = identify(&arguments).map_err(Failure::Failed)?;
         FrontDoor { identity, arguments, api, keys, ops }.run().await.map_err(Failure::Failed)

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, then_try};
 use crate::setup;
 use crate::signals::Signals;
 use crate::trust::{self, Trust};
@@ -102,7 +102,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     not_empty(&arguments.worker_image, "--worker-image")?;
     not_empty(&arguments.namespace, "--namespace")?;
     setup::run("naru-operator", Some(2), async {
-        let client = connect().await.map_err(Failure::usage)?;
+        let client = connect().await.map_err(|error| {
+            Failure::BadUsage(then_try(error.into(), "KUBECONFIG=FILE naru operator"))
+        })?;
         let ops = setup::listen("--ops-listen", arguments.ops_listen).await?;
         let trust = Trust::new(&arguments.trust, &arguments.namespace).await?;
         let metrics = Metrics::new().context("setting metrics up").map_err(Failure::Failed)?;

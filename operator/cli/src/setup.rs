@@ -44,6 +44,7 @@ pub(crate) async fn listen(
     flag: &str,
     address: impl ToSocketAddrs + Display,
 ) -> Result<TcpListener, Failure> {
-    let words = format!("{flag} {address}");
-    TcpListener::bind(address).await.context(words).map_err(Failure::BadUsage)
+    let words = format!("listening on {address}");
+    let listener = TcpListener::bind(address).await.context(words);
+    listener.map_err(|error| Failure::listening(flag, error))
 }

@@ -68,7 +68,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let machine = MachineConfig::detect(worker, is_terminal);
     setup::run("naru", None, async {
         let reach = if wishes.tenants.is_empty() { Reach::ThisMachine } else { Reach::Anywhere };
-        let (api, keys) = bind(&arguments.listen, reach).await.map_err(Failure::usage)?;
+        let refused = |error| Failure::listening("--listen", error);
+        let (api, keys) = bind(&arguments.listen, reach).await.map_err(refused)?;
         let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
         Platform { machine, files, wishes, api, keys, ops }.run().await.map_err(Failure::Failed)
     })
