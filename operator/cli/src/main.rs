@@ -1,5 +1,6 @@
 //! The one control binary: it only wires.
 
+mod completions;
 mod failure;
 mod gateway;
 mod key;
@@ -7,6 +8,7 @@ mod logs;
 mod operator;
 mod setup;
 mod signals;
+mod status;
 mod traces;
 mod trust;
 mod up;
@@ -14,7 +16,7 @@ mod up;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
 
@@ -39,10 +41,14 @@ enum Command {
     Operator(operator::Arguments),
     /// Serve the OpenAI API for a fleet, following an operator
     Gateway(gateway::Arguments),
+    /// Show what a Kubernetes cluster serves, what waits and why
+    Status(status::Arguments),
     /// Make keys for tenants
     Key(key::Arguments),
     /// Print the custom resource definitions, ready for `kubectl apply -f -`
     Crds,
+    /// Print completions for a shell
+    Completions(completions::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -50,7 +56,9 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::run(arguments),
         Command::Operator(arguments) => operator::run(&arguments),
         Command::Gateway(arguments) => gateway::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
         Command::Key(arguments) => key::run(arguments),
+        Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Crds => print_crds().map_err(Failure::Failed),
     };
     let (code, error) = match result {
