@@ -36,7 +36,7 @@ def test_refused(server, row):
 
 def test_accepted(server):
     said = server.kubectl(*DRY_RUN, text=ACCEPTED)
-    assert said.count("created (server dry run)") == 3, said
+    assert said.count("created (server dry run)") == 4, said
 
 
 def test_defaults_are_filled_in(server):

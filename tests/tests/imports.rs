@@ -30,7 +30,6 @@ const RULES: &[Rule] = &[
             "rand",
             "getrandom",
             "chrono",
-            "jiff",
             "time",
             "tracing",
         ],

@@ -59,26 +59,21 @@ pub struct Placement {
     pub zones: Option<Vec<String>>,
 }
 
-/// How many watts the devices of members may draw.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = (
-    "!has(self.floorWattsPerDevice) || !has(self.maxWattsPerDevice) || \
-     self.floorWattsPerDevice <= self.maxWattsPerDevice",
-    "floorWattsPerDevice must not be more than maxWattsPerDevice"
-))]
+/// Which power budget the members draw from, and how much.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Power {
-    /// The PowerBudget that the watts come from. Default: the one whose nodes they run on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The PowerBudget that is charged, and with it those that it is a part of.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
-    pub budget: Option<String>,
-    /// Watts that each device draws at least while its member lives. Default: the
-    /// accelerator's lowest limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: String,
+    /// Watts that each device may draw at most. On the backends cpu and sim a device is one
+    /// member's set of cores. Every replica is charged this for each of its devices, from when it
+    /// is made until it is gone, whatever it draws.
     #[schemars(range(min = 1, max = 100_000))]
-    pub floor_watts_per_device: Option<u32>,
-    /// Watts that each device may draw at most. Default: the accelerator's highest limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub max_watts_per_device: Option<u32>,
+    pub max_watts_per_device: u32,
+    /// Who has more is given room in a budget first, and loses it last; of equals the older one.
+    /// Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
 }

@@ -24,6 +24,8 @@ const SPEC: &str = "kubectl edit modeldeployment -n NAMESPACE NAME";
 const DECISIONS: &str =
     "kubectl get modeldeployment -n NAMESPACE NAME -o jsonpath='{.status.scaling}'";
 
+const BUDGETS: &str = "kubectl get powerbudgets";
+
 /// Meaning, remedy and command of each reason.
 const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
     (Reason::Serving, "As many replicas answer as are wished.", "", ""),
@@ -174,6 +176,34 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
         "Raise scaling.maxReplicas, or let requests wait.",
         DECISIONS,
     ),
+    (
+        Reason::WithinBudget,
+        "All replicas that are wished fit into the power budget, and into those above it.",
+        "",
+        "",
+    ),
+    (
+        Reason::PowerBudgetFull,
+        "The power budget, or one above it, has no room for another replica now, or will have \
+         less soon by its schedule. The replica waits; what no longer fits drains, those of the \
+         lowest power.priority and the youngest first.",
+        "Do what the message says makes room: more watts, fewer replicas, another power.priority.",
+        BUDGETS,
+    ),
+    (
+        Reason::PowerInfeasible,
+        "The power budget, or one above it, has fewer watts for devices than one replica takes. \
+         None runs.",
+        "Raise watts or lower overheadWatts of the budget that the message names, or name another.",
+        BUDGETS,
+    ),
+    (
+        Reason::PowerBudgetInvalid,
+        "The power budget, or one that it is a part of, does not exist, or is a part of itself. \
+         What runs goes on, and nothing more is started.",
+        "Make the budget that the message names, or name another.",
+        BUDGETS,
+    ),
 ];
 
 /// The row of one reason.
@@ -232,8 +262,9 @@ mod tests {
         for reason in Reason::ALL {
             let Advice { meaning, remedy, .. } = advice(reason);
             assert!(meaning.ends_with('.'), "{reason:?}");
-            use Reason::{RolledOut, ScaledByLoad, Serving, WeightsLoaded};
-            let is_fine = matches!(reason, Serving | RolledOut | WeightsLoaded | ScaledByLoad);
+            use Reason::{RolledOut, ScaledByLoad, Serving, WeightsLoaded, WithinBudget};
+            let is_fine =
+                matches!(reason, Serving | RolledOut | WeightsLoaded | ScaledByLoad | WithinBudget);
             assert_eq!(remedy.is_empty(), is_fine, "{reason:?}");
         }
     }

@@ -2,13 +2,38 @@
 
 use std::collections::BTreeMap;
 
-use naru_plan::{DeploymentName, Sha256};
+use naru_plan::power::{self, BudgetFault};
+use naru_plan::{BudgetName, DeploymentName, Sha256};
 
 use crate::document::{Parsed, Wish};
 use crate::problem::{Finding, Problem, ProblemReason, key_taken, name_taken};
 
-/// Every conflict between these documents, each told of the later one.
+/// Every conflict between these documents, each told of the later one, and every power budget
+/// that is named and not there.
 pub(crate) fn find(parsed: &[Parsed<'_>]) -> Vec<Problem> {
+    let mut problems = taken_twice(parsed);
+    let budgets: Vec<_> = parsed.iter().filter_map(|document| document.wish.budget()).collect();
+    for document in parsed {
+        let (path, fault) = match &document.wish {
+            Wish::ModelDeployment(desired, _) => {
+                let power = desired.power.as_ref();
+                let is_there =
+                    |name: &BudgetName| budgets.iter().any(|budget| budget.name == *name);
+                let missing = power.map(|power| &power.budget).filter(|name| !is_there(name));
+                ("spec.power.budget", missing.map(|name| BudgetFault::Missing(name.clone())))
+            }
+            Wish::PowerBudget(budget) => ("spec.parent", power::fault(budget, &budgets)),
+            Wish::Tenant(_) => continue,
+        };
+        problems.extend(fault.map(|fault| {
+            let finding = Finding::new(path, ProblemReason::BudgetInvalid, fault.to_string());
+            finding.at(document.file, document.number)
+        }));
+    }
+    problems
+}
+
+fn taken_twice(parsed: &[Parsed<'_>]) -> Vec<Problem> {
     let mut seen = Seen::default();
     let mut problems = Vec::new();
     for document in parsed {
@@ -28,7 +53,7 @@ pub(crate) fn find(parsed: &[Parsed<'_>]) -> Vec<Problem> {
                 )
             }
             Wish::PowerBudget(budget) => {
-                let name = budget.metadata.name.clone().unwrap_or_default();
+                let name = budget.name.as_str().to_owned();
                 seen.object("PowerBudget", name, place).into_iter().collect()
             }
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube_core::cel::Validator;
+use naru_plan::power::PowerBudget;
 use naru_plan::{DeploymentName, Desired, Tenant};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use crate::kind::{Kind, Schemas};
 use crate::model_deployment::ModelDeployment;
 use crate::parse::parse_fields;
-use crate::power_budget::PowerBudget;
+use crate::power_budget::parse_power_budget_fields;
 use crate::problem::{Finding, Problem, ProblemReason};
 use crate::tenant::parse_tenant_fields;
 use crate::{conflicts, metadata, schema, yaml};
@@ -48,7 +49,16 @@ pub(crate) struct Parsed<'a> {
 pub(crate) enum Wish {
     ModelDeployment(Box<Desired>, Vec<&'static str>),
     Tenant(Tenant),
-    PowerBudget(Box<PowerBudget>),
+    PowerBudget(PowerBudget),
+}
+
+impl Wish {
+    pub(crate) fn budget(&self) -> Option<&PowerBudget> {
+        match self {
+            Self::PowerBudget(budget) => Some(budget),
+            Self::ModelDeployment(..) | Self::Tenant(_) => None,
+        }
+    }
 }
 
 /// Checks every document of every file: schema, defaults, CEL rules, then what only several
@@ -91,7 +101,7 @@ fn collect(parsed: Vec<Parsed<'_>>) -> Wishes {
                 wishes.deployments.push(*desired);
             }
             Wish::Tenant(tenant) => wishes.tenants.push(tenant),
-            Wish::PowerBudget(budget) => wishes.power_budgets.push(*budget),
+            Wish::PowerBudget(budget) => wishes.power_budgets.push(budget),
         }
     }
     wishes
@@ -134,7 +144,7 @@ fn parse(kind: Kind, object: Value) -> Result<Wish, Vec<Finding>> {
             Wish::ModelDeployment(Box::new(parse_fields(&deployment)?), fields)
         }
         Kind::Tenant => Wish::Tenant(parse_tenant_fields(&typed(object)?)?),
-        Kind::PowerBudget => Wish::PowerBudget(Box::new(typed(object)?)),
+        Kind::PowerBudget => Wish::PowerBudget(parse_power_budget_fields(&typed(object)?)?),
     })
 }
 

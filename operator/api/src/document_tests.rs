@@ -153,11 +153,52 @@ fn tenants_and_budgets() {
     assert_eq!(saudi.concurrent_requests_max, Some(64));
     assert_eq!(saudi.keys[0].name.as_str(), "prod");
     assert_eq!(saudi.keys[0].expires_unix_seconds, Some(1_798_761_600), "in any zone");
-    assert_eq!(wishes.power_budgets[0].spec.schedule[0].time_zone, "UTC");
+    assert_eq!(format!("{:?}", wishes.power_budgets[0].schedule[0].time_zone), "UTC");
     assert!(wishes.cluster_fields.is_empty());
-    let line = "scaling: {maxReplicas: 2}\n  power: {budget: hall-a}";
-    let wishes = check(&sources(&[&with(line)])).unwrap();
-    assert_eq!(wishes.cluster_fields.values().next().unwrap(), &["scaling", "power"]);
+    let line = "scaling: {maxReplicas: 2}\n  power: {budget: hall-a, maxWattsPerDevice: 700}";
+    let wishes = check(&sources(&[&with(line), budget])).unwrap();
+    assert_eq!(wishes.cluster_fields.values().next().unwrap(), &["scaling"]);
+    let power = wishes.deployments[0].power.as_ref().unwrap();
+    assert_eq!(
+        (power.budget.as_str(), power.watts_per_replica.0, power.priority),
+        ("hall-a", 700, 0)
+    );
+}
+
+fn budget(name: &str, fields: &str) -> String {
+    format!(
+        "apiVersion: naru.dev/v1alpha1\nkind: PowerBudget\nmetadata: {{name: {name}}}\n\
+         spec: {{watts: 1000, {fields}}}\n"
+    )
+}
+
+#[test]
+fn budgets_that_hang_nowhere() {
+    use ProblemReason::{BudgetInvalid, Invalid};
+    let hell = with("power: {budget: hell, maxWattsPerDevice: 700}");
+    let missing = "there is no PowerBudget \"hell\"";
+    refused("one that is not there", &[&hell], &[("spec.power.budget", BudgetInvalid, missing)]);
+    let part = budget("hall", "parent: hell");
+    refused("a part of nothing", &[&part], &[("spec.parent", BudgetInvalid, missing)]);
+    let ring = [budget("a", "parent: b"), budget("b", "parent: a")];
+    let words = |ring: &str| format!("the budget would be part of itself: {ring}");
+    let [first, second] = [words("a in b in a"), words("b in a in b")];
+    refused(
+        "a ring",
+        &[&ring[0], &ring[1]],
+        &[("spec.parent", BudgetInvalid, &first), ("spec.parent", BudgetInvalid, &second)],
+    );
+    let nowhere = budget(
+        "a",
+        "schedule: [{from: \"01:00\", to: \"02:00\", timeZone: Asia/Nowhere, watts: 9}]",
+    );
+    let words = "there is no time zone \"Asia/Nowhere\"";
+    refused(
+        "a clock that is nowhere",
+        &[&nowhere],
+        &[("spec.schedule[0].timeZone", Invalid, words)],
+    );
+    accepted("whatever comes first", &[hell.as_str(), &budget("hell", "")].join("---\n"));
 }
 
 #[test]
@@ -311,7 +352,6 @@ fn rules() {
     use ProblemReason::RuleBroken;
     accepted("equal amounts", &with("resources: {requests: {cpu: 2}, limits: {cpu: 2000m}}"));
     accepted("equal bounds", &with("scaling: {minReplicas: 2, maxReplicas: 2}"));
-    accepted("equal watts", &with("power: {floorWattsPerDevice: 2, maxWattsPerDevice: 2}"));
     accepted("a log that says more", &with("podTemplate: {env: [{name: NARU_LOG, value: debug}]}"));
     accepted("any taint", &with("podTemplate: {tolerations: [{operator: Exists}]}"));
     accepted(

@@ -42,9 +42,13 @@ pub use pod_template::{
     ClaimSource, ConfigMapSource, PodTemplate, SecretKey, SecretSource, TaintEffect, Toleration,
     TolerationOperator, ValueSource, Variable, Volume,
 };
-pub use power_budget::{Day, PowerBudget, PowerBudgetSpec, Window};
+pub use power_budget::{
+    Day, PowerBudget, PowerBudgetSpec, PowerBudgetStatus, Window, parse_power_budget,
+};
 pub use problem::{Problem, ProblemReason, key_taken, name_taken};
 pub use quantity::{CpuQuantity, MemoryQuantity};
 pub use scaling::{Scaling, ScalingTargets};
-pub use status::{DECISIONS_KEPT, ModelDeploymentStatus, ScalingDecision};
+pub use status::{
+    DECISIONS_KEPT, Enforcement, ModelDeploymentStatus, PowerStatus, ScalingDecision,
+};
 pub use tenant::{Key, Quota, Tenant, TenantSpec, parse_tenant};

@@ -53,6 +53,12 @@ use crate::status::ModelDeploymentStatus;
         description = "Replicas that answer requests",
         json_path = ".status.readyReplicas"
     ),
+    printcolumn(
+        name = "Watts",
+        type_ = "integer",
+        description = "Watts that its replicas may draw together",
+        json_path = ".status.power.chargedWatts"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(
@@ -96,7 +102,7 @@ pub struct ModelDeploymentSpec {
     /// Where members may run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
-    /// How many watts the devices of members may draw.
+    /// Which power budget the members draw from, and how much. Default: none, nothing is charged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Power>,
     /// Laid over the pod of each member.
@@ -113,7 +119,6 @@ impl ModelDeploymentSpec {
         let fields = [
             ("scaling", self.scaling.is_some()),
             ("placement", self.placement.is_some()),
-            ("power", self.power.is_some()),
             ("podTemplate", self.pod_template.is_some()),
         ];
         fields.into_iter().filter(|(_, is_given)| *is_given).map(|(field, _)| field).collect()

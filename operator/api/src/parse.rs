@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
 
+use naru_plan::power::PowerWish;
 use naru_plan::{
-    Amounts, Backend, Bytes, DeploymentName, Desired, EngineLimits, Millicores, Millis,
+    Amounts, Backend, BudgetName, Bytes, DeploymentName, Desired, EngineLimits, Millicores, Millis,
     ModelSource, ModelUri, PrefixCache, ReplicaCount, ScalingWish, ServedName, ServedNames, Sha256,
-    Strategy, Template, TenantName, Threads, TokenCount, ZoneName,
+    Strategy, Template, TenantName, Threads, TokenCount, Watts, ZoneName,
 };
 
-use crate::access::{Access, Placement};
+use crate::access::{Access, Placement, Power};
 use crate::model_deployment::{
     BackendName, Engine, Model, ModelDeployment, PrefixCachePolicy, ResourceAmounts, Resources,
 };
@@ -38,6 +39,7 @@ pub(crate) fn parse_fields(deployment: &ModelDeployment) -> Result<Desired, Vec<
     let name = findings.keep(DeploymentName::parse(namespace, object), "metadata.name");
     let template = parse_template(deployment, object, &mut findings);
     let access = parse_access(spec.access.as_ref(), &mut findings);
+    let power = spec.power.as_ref().and_then(|power| parse_power(power, &mut findings));
     findings.or(name.zip(template).map(|(name, template)| Desired {
         name,
         template,
@@ -46,6 +48,7 @@ pub(crate) fn parse_fields(deployment: &ModelDeployment) -> Result<Desired, Vec<
         access,
         rollout: parse_rollout(&spec.rollout),
         drain: Millis::from_seconds(spec.rollout.drain_seconds.into()),
+        power,
     }))
 }
 
@@ -180,6 +183,13 @@ fn parse_rollout(rollout: &Rollout) -> naru_plan::Rollout {
         canary: Millis::from_seconds(rollout.canary_seconds.into()),
         deadline: Millis::from_seconds(rollout.progress_deadline_seconds.into()),
     }
+}
+
+/// A member of the backends there are is one device, and a replica is one member.
+fn parse_power(power: &Power, findings: &mut Findings) -> Option<PowerWish> {
+    let budget = findings.keep(BudgetName::parse(&power.budget), "spec.power.budget")?;
+    let watts_per_replica = Watts(power.max_watts_per_device.into());
+    Some(PowerWish { budget, watts_per_replica, priority: power.priority })
 }
 
 fn parse_scaling(scaling: &Scaling) -> ScalingWish {

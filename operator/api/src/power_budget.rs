@@ -1,13 +1,15 @@
 //! `PowerBudget`: the watts that a site, hall, rack or node pool may draw.
 #![allow(unreachable_pub)] // what KubeSchema derives, for itself, is `pub` within a function
 
-use std::collections::BTreeMap;
-
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
+use naru_plan::power::{self, MinuteOfDay, TimeZone};
+use naru_plan::{BudgetName, Watts};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::labels;
+use crate::problem::{Finding, Findings};
+use crate::status::Enforcement;
 
 /// The watts that a domain may draw.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +20,7 @@ use crate::labels;
     doc = "The watts that a site, hall, rack or node pool may draw; budgets form a tree.",
     shortname = "pb",
     category = "naru",
+    status = "PowerBudgetStatus",
     derive = "PartialEq",
     validation = (
         "self.metadata.name.size() <= 63 && \
@@ -28,7 +31,30 @@ use crate::labels;
         "!has(self.spec.parent) || self.spec.parent != self.metadata.name",
         "spec.parent must be another budget"
     ),
-    printcolumn(name = "Watts", type_ = "integer", json_path = ".spec.watts"),
+    printcolumn(
+        name = "Watts",
+        type_ = "integer",
+        description = "Watts that the domain may draw now",
+        json_path = ".status.watts"
+    ),
+    printcolumn(
+        name = "Charged",
+        type_ = "integer",
+        description = "Watts that its replicas may draw together",
+        json_path = ".status.chargedWatts"
+    ),
+    printcolumn(
+        name = "Headroom",
+        type_ = "integer",
+        description = "Watts that are left for more replicas",
+        json_path = ".status.headroomWatts"
+    ),
+    printcolumn(
+        name = "Holds",
+        type_ = "string",
+        description = "Whether charges and overhead are within its watts",
+        json_path = ".status.conditions[?(@.type=='Holds')].status"
+    ),
     printcolumn(name = "Parent", type_ = "string", json_path = ".spec.parent"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -51,7 +77,8 @@ pub struct PowerBudgetSpec {
     /// Watts that the whole domain may draw at any time, as an average over one second.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub watts: u32,
-    /// Watts that the domain draws beside devices (hosts, switches, fans). Default: 0.
+    /// Watts that the whole domain draws beside devices (hosts, switches, fans), budgets below it
+    /// included; if they say more together, that counts. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub overhead_watts: u32,
@@ -59,12 +86,8 @@ pub struct PowerBudgetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub parent: Option<String>,
-    /// The nodes in the domain, by their labels. Default: those of the budgets below it.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(schema_with = "labels::selector_schema")]
-    pub node_selector: BTreeMap<String, String>,
-    /// Hours at which the domain may draw less; of several that hold, the lowest counts.
-    /// Default: none.
+    /// Hours at which the domain may draw less; of several that hold, the lowest counts. Replicas
+    /// that do not fit then drain before such an hour begins. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub schedule: Vec<Window>,
@@ -85,7 +108,8 @@ pub struct Window {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 7))]
     pub days: Vec<Day>,
-    /// When it begins, hours and minutes (12:00).
+    /// When it begins, hours and minutes (12:00). Where clocks are set forward or back within
+    /// these minutes, the longer reading counts.
     #[schemars(length(max = 5), regex(pattern = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"))]
     pub from: String,
     /// When it ends, hours and minutes (17:00, 24:00); earlier than `from`: on the next day.
@@ -118,4 +142,81 @@ pub enum Day {
     Fri,
     Sat,
     Sun,
+}
+
+/// How a domain stands.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PowerBudgetStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Watts that the whole domain may draw now.
+    pub watts: u64,
+    /// Watts of these that it draws beside devices.
+    pub overhead_watts: u64,
+    /// Watts that its replicas are charged: what they may draw at most, all together.
+    pub charged_watts: u64,
+    /// Watts that are left for more replicas.
+    pub headroom_watts: u64,
+    /// What keeps devices within their watts. `advisory`: nothing does, they are taken at their
+    /// declared maximum.
+    pub enforcement: Enforcement,
+    /// Holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Parses a power budget that passed schema and rules.
+///
+/// Errors: every field that still has no meaning, as path and words.
+pub fn parse_power_budget(
+    budget: &PowerBudget,
+) -> Result<power::PowerBudget, Vec<(String, String)>> {
+    parse_power_budget_fields(budget).map_err(Finding::into_pairs)
+}
+
+pub(crate) fn parse_power_budget_fields(
+    budget: &PowerBudget,
+) -> Result<power::PowerBudget, Vec<Finding>> {
+    let mut findings = Findings::default();
+    let PowerBudgetSpec { watts, overhead_watts, ref parent, ref schedule } = budget.spec;
+    let name = budget.metadata.name.as_deref().unwrap_or_default();
+    let name = findings.keep(BudgetName::parse(name), "metadata.name");
+    let parent = parent.as_deref().map(BudgetName::parse).transpose();
+    let parent = findings.keep(parent, "spec.parent").flatten();
+    let mut windows = Vec::new();
+    for (index, window) in schedule.iter().enumerate() {
+        windows.extend(parse_window(window, &format!("spec.schedule[{index}]"), &mut findings));
+    }
+    findings.or(name.map(|name| power::PowerBudget {
+        name,
+        watts: Watts(watts.into()),
+        overhead: Watts(overhead_watts.into()),
+        parent,
+        schedule: windows,
+    }))
+}
+
+fn parse_window(window: &Window, path: &str, findings: &mut Findings) -> Option<power::Window> {
+    let from = findings.keep(MinuteOfDay::parse(&window.from), &format!("{path}.from"));
+    let to = findings.keep(MinuteOfDay::parse(&window.to), &format!("{path}.to"));
+    let zone = findings.keep(TimeZone::parse(&window.time_zone), &format!("{path}.timeZone"));
+    let day = |day: &Day| match day {
+        Day::Mon => power::Day::Mon,
+        Day::Tue => power::Day::Tue,
+        Day::Wed => power::Day::Wed,
+        Day::Thu => power::Day::Thu,
+        Day::Fri => power::Day::Fri,
+        Day::Sat => power::Day::Sat,
+        Day::Sun => power::Day::Sun,
+    };
+    Some(power::Window {
+        days: window.days.iter().map(day).collect(),
+        from: from?,
+        to: to?,
+        time_zone: zone?,
+        watts: Watts(window.watts.into()),
+    })
 }

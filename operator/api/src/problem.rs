@@ -21,6 +21,8 @@ pub enum ProblemReason {
     NameTaken,
     /// Another tenant has the key.
     KeyTaken,
+    /// A power budget does not exist, or would be a part of itself.
+    BudgetInvalid,
 }
 
 /// One thing that is wrong with one document.

@@ -26,7 +26,11 @@ pub struct ModelDeploymentStatus {
     /// The last five times naru chose another number of replicas, the newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scaling: Vec<ScalingDecision>,
-    /// Ready, WorkersReady, WeightsAvailable, RolledOut, and with `scaling` ScalingActive.
+    /// What its replicas are charged, when it draws from a power budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerStatus>,
+    /// Ready, WorkersReady, WeightsAvailable, RolledOut, with `scaling` ScalingActive, and with
+    /// `power` PowerFits.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -46,4 +50,23 @@ pub struct ScalingDecision {
     pub reason: String,
     /// Why, for people.
     pub message: String,
+}
+
+/// What the replicas of a model deployment are charged.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PowerStatus {
+    /// Watts that the replicas there are, draining ones too, may draw at most.
+    pub charged_watts: u64,
+    /// What keeps devices within their watts.
+    pub enforcement: Enforcement,
+}
+
+/// What keeps devices within their watts.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcement {
+    /// Nothing does: they are taken at their declared maximum.
+    #[default]
+    Advisory,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use naru_api::Wishes;
 use naru_controller::machine::{DataDir, Machine, MachineConfig, WishFiles};
-use naru_controller::{Controls, Outputs, Readiness};
+use naru_controller::{Controls, Outputs, PowerMetrics, Readiness};
 use naru_gateway::{Gateway, KeyRule, Limits, Reach, bind, ops_router, serve};
 use naru_plan::Millis;
 use naru_protocol::Snapshot;
@@ -39,7 +39,7 @@ Exit codes: 0 stopped by a signal after draining, 1 failed, 2 bad usage or a bad
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// File with ModelDeployment and Tenant documents; may be given several times
+    /// File with ModelDeployment, Tenant and PowerBudget documents; may be given several times
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Where the OpenAI API listens; without a Tenant a loopback address
@@ -116,13 +116,14 @@ impl Platform {
 
         let gateway = Gateway::new(snapshot, keys, Limits::default());
         let gateway = gateway.context("setting metrics up")?;
+        let power = PowerMetrics::register(gateway.registry()).context("setting metrics up")?;
         let pages = ops_router(gateway.clone(), ready.clone());
         let ops = tokio::spawn(serve(gateway.clone(), pages, ops, ops_stops));
         let router = gateway.router();
         let front = tokio::spawn(serve(gateway, router, api, gateway_stops));
         let controls = Controls { wishes: wished.clone(), stop: workers_stop };
         let outputs = Outputs { snapshots, readiness };
-        let world = Machine::new(machine);
+        let world = Machine::new(machine, power);
         let workers = tokio::spawn(naru_controller::run(world, controls, outputs));
         let files = tokio::spawn(files.watch(wishes));
         tokio::spawn(announce(ready, format!("ready http://{address}/v1")));

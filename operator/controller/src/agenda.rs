@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use naru_plan::{DeploymentName, Desired, Failures, Millis};
+use naru_plan::power::Allowance;
+use naru_plan::{DeploymentName, Desired, Failures, Millis, NextCheck};
 use tokio::time::{Duration, Instant};
 
 use crate::scale::Scaled;
-use crate::world::Changed;
+use crate::world::{Changed, Decision};
 
 /// The longest time between two looks, should an event ever be missed.
 pub(crate) const RESYNC: Millis = Millis::from_seconds(30);
@@ -16,8 +17,18 @@ pub(crate) const RESYNC: Millis = Millis::from_seconds(30);
 #[derive(Default)]
 pub(crate) struct Agenda {
     entries: BTreeMap<DeploymentName, Entry>,
-    /// Whose decision is being carried out, and whether it was due again meanwhile.
-    under_way: BTreeMap<DeploymentName, bool>,
+    /// Whose decisions are being carried out.
+    under_way: BTreeMap<DeploymentName, UnderWay>,
+    /// When a schedule of the power budgets asks for a look at all who draw from them.
+    power_due: Option<Instant>,
+}
+
+/// A decision that is being carried out.
+struct UnderWay {
+    /// Whether it was due again meanwhile.
+    is_due: bool,
+    /// The replicas there will be if all that it makes is made: each draws power once it is there.
+    expected: u32,
 }
 
 /// One that is due.
@@ -33,6 +44,8 @@ struct Entry {
     due: Instant,
     failures: Failures,
     scaled: Option<Scaled>,
+    /// What the power budgets allowed when it was decided on last.
+    allowance: Option<Allowance>,
 }
 
 impl Agenda {
@@ -48,8 +61,10 @@ impl Agenda {
                 None => {
                     let name = desired.name.clone();
                     let failures = Failures::default();
-                    let desired = Arc::new(desired);
-                    self.entries.insert(name, Entry { desired, due: now, failures, scaled: None });
+                    let (desired, due) = (Arc::new(desired), now);
+                    let (scaled, allowance) = (None, None);
+                    let entry = Entry { desired, due, failures, scaled, allowance };
+                    self.entries.insert(name, entry);
                 }
             }
         }
@@ -76,20 +91,25 @@ impl Agenda {
         due.map(|(name, entry)| {
             entry.due = now + duration(RESYNC);
             let under_way = self.under_way.get_mut(name);
-            let is_under_way = under_way.map(|is_due| *is_due = true).is_some();
+            let is_under_way = under_way.map(|under_way| under_way.is_due = true).is_some();
             Due { desired: Arc::clone(&entry.desired), is_under_way }
         })
         .collect()
     }
 
-    /// A decision about one begins to be carried out.
-    pub(crate) fn begins(&mut self, name: &DeploymentName) {
-        self.under_way.insert(name.clone(), false);
+    /// A decision about one begins to be carried out; so many replicas may come to stay by it.
+    pub(crate) fn begins(&mut self, name: &DeploymentName, expected: u32) {
+        self.under_way.insert(name.clone(), UnderWay { is_due: false, expected });
+    }
+
+    /// The replicas of one that there may be at any moment, by what is being carried out.
+    pub(crate) fn expected(&self, name: &DeploymentName) -> u32 {
+        self.under_way.get(name).map_or(0, |under_way| under_way.expected)
     }
 
     /// That is over, well or not; returns the wish, if there still is one.
     pub(crate) fn ends(&mut self, name: &DeploymentName, now: Instant) -> Option<Arc<Desired>> {
-        let is_due = self.under_way.remove(name).unwrap_or(false);
+        let is_due = self.under_way.remove(name).is_some_and(|under_way| under_way.is_due);
         let entry = self.entries.get_mut(name)?;
         if is_due {
             entry.due = now;
@@ -116,6 +136,36 @@ impl Agenda {
         }
     }
 
+    /// Takes what the power budgets allow. Those whose share is another than when they were decided
+    /// on last are due at once, or once what is under way is over.
+    pub(crate) fn allow(
+        &mut self,
+        mut allowances: BTreeMap<DeploymentName, Allowance>,
+        decisions: &[Decision],
+        now: Instant,
+    ) {
+        let decided: BTreeSet<_> = decisions.iter().map(|it| &it.desired.name).collect();
+        for (name, entry) in &mut self.entries {
+            let allowance = allowances.remove(name);
+            if decided.contains(name) {
+                entry.allowance = allowance;
+            } else if entry.allowance != allowance {
+                match self.under_way.get_mut(name) {
+                    Some(under_way) => under_way.is_due = true,
+                    None => entry.due = entry.due.min(now),
+                }
+            }
+        }
+    }
+
+    /// When the power budgets have to be looked at again though nothing changes.
+    pub(crate) fn look_at_power(&mut self, next_check: NextCheck, now: Instant) {
+        self.power_due = match next_check {
+            NextCheck::In(wait) => Some(now + duration(wait)),
+            NextCheck::OnChange => None,
+        };
+    }
+
     /// A decision was carried out.
     pub(crate) fn succeeded(&mut self, name: &DeploymentName) {
         if let Some(entry) = self.entries.get_mut(name) {
@@ -133,7 +183,8 @@ impl Agenda {
 
     /// When the next one is due.
     pub(crate) fn next(&self, now: Instant) -> Instant {
-        let first = self.entries.values().map(|entry| entry.due).min();
+        let due = self.entries.values().map(|entry| entry.due);
+        let first = due.chain(self.power_due).min();
         first.unwrap_or(now + duration(RESYNC))
     }
 
@@ -208,13 +259,13 @@ mod tests {
         agenda.failed(&b, begun);
         due("a success is a new beginning", agenda, after(250), "b2");
         due("all are looked at now and then", agenda, after(40_000), "a1 b2");
-        agenda.begins(&b);
+        agenda.begins(&b, 0);
         agenda.mark(&Changed::Only([b.clone()].into()), begun);
         due("what is under way is told apart", agenda, begun, "b2~");
         due("and not due again", agenda, after(1), "");
         agenda.ends(&b, begun);
         due("until that is over", agenda, begun, "b2");
-        agenda.begins(&b);
+        agenda.begins(&b, 0);
         agenda.ends(&b, begun);
         due("if anything happened meanwhile", agenda, after(1), "");
         agenda.wish(vec![wish("a", 1)], begun);

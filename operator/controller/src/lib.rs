@@ -5,7 +5,7 @@
 //!                                      ▼
 //!            ┌────────── observe ◄── world ──► apply ──────────┐
 //!            ▼                                                 │
-//!     naru_plan::plan ──► actions ─────────────────────────────┘
+//!   power::plan (all), plan (each) ──► actions ────────────────┘
 //!            └──────────► conditions, snapshot, readiness ──► report
 //! ```
 //!
@@ -22,6 +22,8 @@ pub mod election;
 pub mod kubernetes;
 pub mod machine;
 mod member;
+mod power;
+mod power_metrics;
 mod publish;
 mod reconcile;
 mod report;
@@ -31,6 +33,7 @@ pub mod webhook;
 mod world;
 
 pub use demand::{Demand, Demands, Wanted};
+pub use power_metrics::PowerMetrics;
 pub use publish::Publisher;
 pub use reconcile::{Controls, Outputs, run};
 pub use report::Readiness;

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use naru_api::Wishes;
-use naru_plan::{Desired, Millis, NextCheck, Tenant, plan};
+use naru_api::{ScalingDecision, Wishes};
+use naru_plan::power::Allowance;
+use naru_plan::{Condition, Desired, Millis, NextCheck, Observed, plan};
 use naru_protocol::Snapshot;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::agenda::{Agenda, Due};
+use crate::power::share;
 use crate::report::{Readiness, Reports};
-use crate::scale::scale;
+use crate::scale::{Scale, scale};
 use crate::world::{Changed, Decision, Done, Outcome, World};
 
 /// After an action whose result nobody tells of: the wait before looking at what became of it.
@@ -56,7 +58,7 @@ pub async fn run<W: World>(mut world: W, mut controls: Controls, outputs: Output
             reports.wished();
         }
         agenda.mark(&changed, now);
-        pass(&mut world, &mut agenda, &wishes.tenants, &mut reports).await;
+        pass(&mut world, &mut agenda, &wishes, &mut reports).await;
         let next = agenda.next(Instant::now());
         changed = tokio::select! {
             changed = world.changed() => changed,
@@ -86,7 +88,7 @@ fn everything(left: Vec<Desired>, wishes: &[Desired], stop: Option<Millis>) -> V
 async fn pass<W: World>(
     world: &mut W,
     agenda: &mut Agenda,
-    tenants: &[Tenant],
+    wishes: &Wishes,
     reports: &mut Reports,
 ) {
     for outcome in world.outcomes() {
@@ -94,18 +96,24 @@ async fn pass<W: World>(
             reports.endpoints(world, &desired);
         }
     }
+    let due = agenda.take_due(Instant::now());
+    due.iter().for_each(|Due { desired, .. }| reports.endpoints(world, desired));
+    let free = due.iter().filter(|due| !due.is_under_way);
+    let drafts: Vec<_> = free.map(|due| draft(world, agenda, &due.desired)).collect();
+    let shared = share(world, agenda, wishes, &drafts);
+    agenda.look_at_power(shared.next_check, Instant::now());
     let mut decisions = Vec::new();
-    for Due { desired, is_under_way } in agenda.take_due(Instant::now()) {
-        reports.endpoints(world, &desired);
-        if !is_under_way {
-            let decision = decide(world, agenda, &desired);
-            reports.conditions(&desired, decision.plan.conditions.clone());
-            agenda.begins(&desired.name);
-            decisions.push(decision);
-        }
+    for draft in drafts {
+        let power = shared.allowances.get(&draft.desired.name);
+        let decision = decide(world, agenda, draft, power);
+        reports.conditions(&decision.desired, decision.plan.conditions.clone());
+        agenda.begins(&decision.desired.name, decision.expected());
+        decisions.push(decision);
     }
-    reports.publish(agenda, tenants);
+    agenda.allow(shared.allowances, &decisions, Instant::now());
+    reports.publish(agenda, &wishes.tenants);
     world.apply(decisions).await;
+    world.report_budgets(&shared.budgets);
 }
 
 /// Takes what became of one decision; returns whose it was, if that is still wished.
@@ -127,27 +135,47 @@ fn settle<E: std::error::Error>(agenda: &mut Agenda, outcome: Outcome<E>) -> Opt
     desired
 }
 
-/// What to do about one deployment, and when to look at it again.
-fn decide<W: World>(world: &W, agenda: &mut Agenda, desired: &Arc<Desired>) -> Decision {
+/// What one deployment wishes and has, before anybody's share of power is known.
+pub(crate) struct Draft {
+    /// The wish, with the number of replicas that was decided.
+    pub(crate) desired: Arc<Desired>,
+    pub(crate) observed: Observed,
+    condition: Option<Condition>,
+    next_check: NextCheck,
+    scaling: Vec<ScalingDecision>,
+}
+
+/// Looks at one deployment and decides how many replicas it should have.
+fn draft<W: World>(world: &W, agenda: &mut Agenda, desired: &Arc<Desired>) -> Draft {
     let name = &desired.name;
     let observed = world.observe(name);
     let scale = scale(world, desired, &observed, agenda.scaled(name));
-    let (desired, condition, next_check) = match &scale {
-        Some(scale) => {
-            (Arc::new(scale.desired.clone()), Some(scale.condition.clone()), scale.next_check)
-        }
-        None => (Arc::clone(desired), None, NextCheck::OnChange),
+    let Some(Scale { desired, scaled, condition, next_check }) = scale else {
+        agenda.remember(name, None);
+        let (desired, next_check) = (Arc::clone(desired), NextCheck::OnChange);
+        return Draft { desired, observed, condition: None, next_check, scaling: Vec::new() };
     };
-    let mut plan = plan(&desired, &observed, world.now());
+    let scaling = scaled.history.clone();
+    agenda.remember(name, Some(scaled));
+    let (desired, condition) = (Arc::new(desired), Some(condition));
+    Draft { desired, observed, condition, next_check, scaling }
+}
+
+/// What to do about one deployment, and when to look at it again.
+fn decide<W: World>(
+    world: &W,
+    agenda: &mut Agenda,
+    draft: Draft,
+    power: Option<&Allowance>,
+) -> Decision {
+    let Draft { desired, observed, condition, next_check, scaling } = draft;
+    let mut plan = plan(&desired, &observed, power, world.now());
     plan.conditions.extend(condition);
     plan.next_check = plan.next_check.min(next_check);
     if let NextCheck::In(wait) = plan.next_check {
-        agenda.look_in(name, wait, Instant::now());
+        agenda.look_in(&desired.name, wait, Instant::now());
     }
-    let scaled = scale.map(|scale| scale.scaled);
-    let scaling = scaled.as_ref().map(|scaled| scaled.history.clone()).unwrap_or_default();
-    agenda.remember(name, scaled);
-    Decision { desired, observed, plan, scaling }
+    Decision { desired, observed, plan, scaling, power: power.cloned() }
 }
 
 /// An error and what caused it, in one line.

@@ -2,10 +2,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use naru_api::{Source, check};
+use naru_plan::power::{MinuteOfDay, PowerBudget, PowerWish, TimeZone, Window};
 use naru_plan::scaling::Load;
 use naru_plan::{
-    Action, DeploymentName, Failures, KeyName, Moment, Observed, Phase, Replica, ReplicaCount,
-    ReplicaId, ScalingWish, Sha256, TenantKey, TenantName, TokenCount, WorkerFailure,
+    Action, BudgetName, DeploymentName, Failures, KeyName, Moment, Observed, Phase, Replica,
+    ReplicaCount, ReplicaId, ScalingWish, Sha256, Tenant, TenantKey, TenantName, TokenCount, Watts,
+    WorkerFailure,
 };
 use naru_protocol::Endpoint;
 use tokio::task::JoinHandle;
@@ -79,6 +81,11 @@ impl World for Paper {
 
     fn now(&self) -> Moment {
         Moment(u64::try_from(self.begun.elapsed().as_millis()).unwrap())
+    }
+
+    /// It is 09:00 when a test begins, in UTC.
+    fn wall_clock(&self) -> Moment {
+        Moment(1_795_683_600_000 + self.now().0)
     }
 
     fn deployments(&self) -> Vec<Desired> {
@@ -279,6 +286,98 @@ async fn who_sleeps_is_woken() {
     rig.shows("not asked for a moment", "x: a-0!").await;
     sleep(Duration::from_secs(2)).await;
     rig.shows("not asked for longer", "x: ").await;
+}
+
+/// A wish whose replicas are charged 100 W each.
+fn powered(name: &str, replicas: u32, priority: i32) -> Desired {
+    let budget = BudgetName::parse("hall").unwrap();
+    let power = Some(PowerWish { budget, watts_per_replica: Watts(100), priority });
+    Desired { power, ..wish(name, replicas, &format!("[{name}]")) }
+}
+
+/// A budget of so many watts, with 150 W from this time on for an hour.
+fn hall(watts: u64, from: &str) -> Vec<PowerBudget> {
+    let window = Window {
+        days: Vec::new(),
+        from: MinuteOfDay::parse(from).unwrap(),
+        to: MinuteOfDay::parse("23:00").unwrap(),
+        time_zone: TimeZone::parse("UTC").unwrap(),
+        watts: Watts(150),
+    };
+    let (name, overhead, parent) = (BudgetName::parse("hall").unwrap(), Watts(0), None);
+    vec![PowerBudget { name, watts: Watts(watts), overhead, parent, schedule: vec![window] }]
+}
+
+impl Rig {
+    fn share(&self, deployments: Vec<Desired>, power_budgets: Vec<PowerBudget>) {
+        let wishes = Wishes { deployments, power_budgets, ..Wishes::default() };
+        self.wishes.send_replace(Arc::new(wishes));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deployments_share_a_budget() {
+    let mut rig = rig(vec![], 0);
+    let (a, b) = (|| powered("a", 2, 0), || powered("b", 2, 0));
+    rig.share(vec![a(), b()], hall(300, "22:00"));
+    rig.shows("both grow at once, and one has to wait", "a: a-0! a-1!, b: b-0!").await;
+    rig.share(vec![a(), b()], hall(400, "22:00"));
+    rig.shows("until there is more", "a: a-0! a-1!, b: b-0! b-1!").await;
+    rig.share(vec![a(), b(), powered("c", 3, 1)], hall(400, "22:00"));
+    rig.shows("who ranks higher takes it", "a: a-0!, b: , c: c-0! c-1! c-2!").await;
+    rig.share(vec![a(), b()], hall(400, "22:00"));
+    rig.shows("and gives it back", "a: a-0! a-1!, b: b-0! b-1!").await;
+    rig.share(vec![a(), b()], vec![]);
+    sleep(Duration::from_secs(60)).await;
+    rig.shows("without a budget nothing that runs goes", "a: a-0! a-1!, b: b-0! b-1!").await;
+    rig.share(vec![a(), powered("b", 3, 0)], vec![]);
+    sleep(Duration::from_secs(60)).await;
+    rig.shows("and nothing comes", "a: a-0! a-1!, b: b-0! b-1!").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_made_is_charged() {
+    let mut rig = rig(vec![], 0);
+    rig.weather.send_replace(Weather { hangs: true, ..Weather::default() });
+    rig.share(vec![powered("a", 2, 0)], hall(200, "22:00"));
+    sleep(Duration::from_secs(1)).await;
+    rig.weather.send_replace(Weather::default());
+    rig.share(vec![powered("a", 0, 0), powered("b", 2, 0)], hall(200, "22:00"));
+    sleep(Duration::from_secs(2)).await;
+    rig.shows("watts of what may still come are nobody else's", "a: , b: ").await;
+    sleep(Duration::from_secs(3)).await;
+    rig.shows("until it is known that it does not", "a: , b: b-0! b-1!").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_grows_as_far_as_there_is_power() {
+    let mut rig = rig(vec![], 0);
+    let scaling = Some(ScalingWish {
+        min: ReplicaCount(1),
+        max: ReplicaCount(5),
+        queued_tokens_per_replica: TokenCount(1000),
+        idle_before_zero: Millis::from_seconds(30),
+    });
+    let wish = || Desired { scaling, ..powered("a", 1, 0) };
+    rig.waiting.send_replace(3 * 64);
+    rig.share(vec![wish()], hall(200, "22:00"));
+    rig.shows("two of three", "a: a-0! a-1!").await;
+    sleep(Duration::from_secs(120)).await;
+    rig.shows("for as long as there is no more", "a: a-0! a-1!").await;
+    rig.share(vec![wish()], hall(300, "22:00"));
+    rig.shows("then all that the load asks for", "a: a-0! a-1! a-2!").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_is_met_before_it_begins() {
+    let mut rig = rig(vec![], 0);
+    rig.share(vec![powered("a", 3, 0)], hall(300, "09:10"));
+    rig.shows("as many as fit before", "a: a-0! a-1! a-2!").await;
+    // A drain takes up to 60 s, and begins 25 s sooner than that.
+    sleep(Duration::from_secs(600 - 85 - 1)).await;
+    rig.shows("they stay for as long as they can", "a: a-0! a-1! a-2!").await;
+    sleep(Duration::from_secs(2)).await;
+    rig.shows("as many as fit then", "a: a-0!").await;
 }
 
 #[tokio::test(start_paused = true)]

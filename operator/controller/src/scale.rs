@@ -16,6 +16,13 @@ pub(crate) struct Scaled {
     pub(crate) history: Vec<ScalingDecision>,
 }
 
+impl Scaled {
+    /// The number of replicas that was chosen last.
+    pub(crate) fn wished(&self) -> ReplicaCount {
+        self.state.wished
+    }
+}
+
 /// What a pass goes by.
 pub(crate) struct Scale {
     /// The wish, with the number of replicas that was decided.

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use naru_api::ScalingDecision;
+use naru_plan::power::{Allowance, BudgetReport, Leftover};
 use naru_plan::scaling::Load;
-use naru_plan::{DeploymentName, Desired, Moment, Observed, Plan};
+use naru_plan::{Action, DeploymentName, Desired, Moment, Observed, Plan};
 use naru_protocol::Endpoint;
 
 /// A place in which replicas run.
@@ -18,6 +20,12 @@ pub trait World {
 
     /// The present, in the world's own count.
     fn now(&self) -> Moment;
+
+    /// The present by the clocks of people, since 1970: schedules are written by these.
+    fn wall_clock(&self) -> Moment {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
 
     /// Every deployment that has replicas, with the wish they were last made for; those that the
     /// world itself clears away when nobody wishes them any more may be left out.
@@ -35,6 +43,14 @@ pub trait World {
     fn scaling_history(&self, _name: &DeploymentName) -> Vec<ScalingDecision> {
         Vec::new()
     }
+
+    /// What workers draw that belong to none of these deployments.
+    fn leftovers(&self, _wished: &BTreeSet<&DeploymentName>) -> Vec<Leftover> {
+        Vec::new()
+    }
+
+    /// Tells how the power budgets stand, where the world has a place for that.
+    fn report_budgets(&mut self, _budgets: &[BudgetReport]) {}
 
     /// Begins to carry decisions out, and to report them where the world has a place for that.
     /// Done twice it does no more than once. Nothing that may take long is waited for: each
@@ -66,6 +82,18 @@ pub struct Decision {
     pub plan: Plan,
     /// The last times naru changed the number of replicas, the newest last.
     pub scaling: Vec<ScalingDecision>,
+    /// What the power budgets allow; `None`: it draws from none.
+    pub power: Option<Allowance>,
+}
+
+impl Decision {
+    /// The replicas that stay or are made by it: each draws power once it is there.
+    pub(crate) fn expected(&self) -> u32 {
+        let staying = self.observed.replicas.iter().filter(|it| it.drain_since.is_none()).count();
+        let creates = |action: &&Action| matches!(action, Action::Create(_));
+        let created = self.plan.actions.iter().filter(creates).count();
+        u32::try_from(staying + created).unwrap_or(u32::MAX)
+    }
 }
 
 /// What became of one decision.

@@ -114,6 +114,11 @@ impl Gateway {
         &self.inner.metrics
     }
 
+    /// Where it counts; what is registered here besides is on its page of metrics too.
+    pub fn registry(&self) -> &prometheus::Registry {
+        self.inner.metrics.registry()
+    }
+
     pub(crate) fn metrics_page(&self) -> Vec<u8> {
         if let Some(identity) = &self.inner.identity {
             self.inner.metrics.certificate(identity.expires_unix_seconds());

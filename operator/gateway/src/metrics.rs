@@ -112,6 +112,10 @@ impl Metrics {
         self.certificate.with_label_values(&["gateway"]).set(expires_unix_seconds);
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The Prometheus text page.
     pub(crate) fn page(&self, fleet: &Fleet, freshness: &Freshness) -> Vec<u8> {
         let snapshot = fleet.snapshot();

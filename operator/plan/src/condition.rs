@@ -17,6 +17,8 @@ pub enum ConditionKind {
     RolledOut,
     /// naru chooses the number of replicas itself.
     ScalingActive,
+    /// As many replicas as are wished fit into the power budgets.
+    PowerFits,
 }
 
 /// Whether a condition holds.
@@ -85,11 +87,19 @@ pub enum Reason {
     ScaledByLoad,
     /// The load asks for more replicas than the wish allows.
     LimitedByMaximum,
+    /// All that is wished fits into the power budgets.
+    WithinBudget,
+    /// The power budgets have no room for another replica.
+    PowerBudgetFull,
+    /// A power budget is too small for a single replica.
+    PowerInfeasible,
+    /// The power budget does not exist, or hangs nowhere.
+    PowerBudgetInvalid,
 }
 
 impl Reason {
     /// Every reason there is, in the order in which they are declared.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::Serving,
         Self::Starting,
         Self::Fetching,
@@ -116,6 +126,10 @@ impl Reason {
         Self::SpecInvalid,
         Self::ScaledByLoad,
         Self::LimitedByMaximum,
+        Self::WithinBudget,
+        Self::PowerBudgetFull,
+        Self::PowerInfeasible,
+        Self::PowerBudgetInvalid,
     ];
 }
 
@@ -164,7 +178,7 @@ mod tests {
         for (place, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, place, "{reason:?}");
         }
-        assert_eq!(Reason::ALL.last(), Some(&Reason::LimitedByMaximum), "the last one declared");
+        assert_eq!(Reason::ALL.last(), Some(&Reason::PowerBudgetInvalid), "the last one declared");
     }
 
     #[test]

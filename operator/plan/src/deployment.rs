@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{DeploymentName, ModelUri, ServedNames, Sha256, ZoneName};
+use crate::power::PowerWish;
 use crate::rollout::Rollout;
 use crate::scaling::ScalingWish;
 use crate::tenant::Access;
@@ -28,6 +29,8 @@ pub struct Desired {
     pub rollout: Rollout,
     /// How long running streams may take to finish when a replica goes.
     pub drain: Millis,
+    /// Which budget its watts come from; `None`: from none, nothing is charged.
+    pub power: Option<PowerWish>,
 }
 
 impl Desired {

@@ -9,6 +9,7 @@
 //!                       ├─► replicas::plan ──► Plan { actions, conditions, next_check }
 //! parse ────► Desired ──┘
 //! request, endpoints ─────► route::pick ─────► which endpoint, and why
+//! all deployments, budgets ► power::plan ─────► how many replicas of each there is power for
 //! ```
 
 mod backoff;
@@ -16,6 +17,7 @@ mod condition;
 mod deployment;
 mod names;
 mod observed;
+pub mod power;
 mod replicas;
 mod rollout;
 pub mod route;
@@ -31,12 +33,12 @@ pub use deployment::{
     Revision, Template,
 };
 pub use names::{
-    DeploymentName, InvalidName, KeyName, ModelUri, ServedName, ServedNames, Sha256, TenantName,
-    ZoneName,
+    BudgetName, DeploymentName, InvalidName, KeyName, ModelUri, ServedName, ServedNames, Sha256,
+    TenantName, ZoneName,
 };
 pub use observed::{Observed, PendingReason, Phase, Replica, ReplicaId, WorkerFailure};
 pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, plan};
 pub use rollout::{ROLLOUT_FAILURES_MAX, Rollout, Strategy};
 pub use scaling::ScalingWish;
 pub use tenant::{Access, Tenant, TenantKey};
-pub use units::{Bytes, Millicores, Millis, Moment, ReplicaCount, Threads, TokenCount};
+pub use units::{Bytes, Millicores, Millis, Moment, ReplicaCount, Threads, TokenCount, Watts};

@@ -127,6 +127,22 @@ impl KeyName {
     }
 }
 
+/// The name of a power budget: a DNS label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BudgetName(String);
+
+impl BudgetName {
+    /// Parses a DNS label; `InvalidName::Label` otherwise.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        TenantName::parse(text).map(|TenantName(text)| Self(text))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A place inside one jurisdiction, as the machines in it are labelled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ZoneName(String);

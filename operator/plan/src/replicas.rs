@@ -8,10 +8,11 @@
 
 use crate::deployment::{Desired, Revision};
 use crate::observed::{Observed, Phase, Replica, ReplicaId};
-use crate::rollout::Stage;
-use crate::status;
+use crate::power::Allowance;
+use crate::rollout::{Stage, Strategy};
+use crate::status::{self, Blocked, Told};
 use crate::units::{Bytes, Millis, Moment};
-use crate::{Condition, Reason};
+use crate::{Condition, Truth};
 
 /// A worker that has said nothing for this long is killed and started again.
 pub const SILENT_MAX: Millis = Millis::from_seconds(30);
@@ -58,21 +59,57 @@ pub struct Plan {
 /// After the actions of a plan at least `min(wished - unavailable, ready before)` replicas are
 /// ready, and at most `wished + surge` are neither draining nor left from a larger wish, as the
 /// rollout's strategy says.
-pub fn plan(desired: &Desired, observed: &Observed, now: Moment) -> Plan {
+///
+/// `power` is what the budgets allow; `None`: it draws from none. No more replicas stay than are
+/// allowed, and no more are made.
+pub fn plan(
+    desired: &Desired,
+    observed: &Observed,
+    power: Option<&Allowance>,
+    now: Moment,
+) -> Plan {
     let revision = desired.template.revision();
+    let limits = Limits::of(desired, power);
     let (stage, next_check) = Stage::find(desired, observed, now);
     let mut pass = Pass { now, actions: Vec::new(), next_check };
 
     pass.finish_drains(observed, desired.drain);
     let mut staying = Staying::sort(observed, revision);
     pass.let_go(staying.take_hopeless());
-    pass.let_go(staying.take_excess(desired, stage));
+    pass.let_go(staying.take_excess(limits.wished, desired.rollout.strategy, stage));
+    pass.let_go(staying.take_beyond(limits.total));
     pass.restart_stopped(&staying);
-    let blocked = pass.create(desired, observed, &staying, stage);
+    let blocked = pass.create(desired, observed, &staying, stage, &limits).or_else(|| {
+        let verdict = &power?.verdict;
+        (verdict.truth == Truth::False).then(|| Blocked::by_power(verdict))
+    });
 
     pass.actions.sort_unstable();
-    let conditions = status::conditions(desired, observed, stage, blocked, now);
+    let told = Told { stage, power, blocked };
+    let conditions = status::conditions(desired, observed, told, now);
     Plan { actions: pass.actions, conditions, next_check: pass.next_check }
+}
+
+/// How many replicas there may be.
+struct Limits {
+    /// Of those that are wished, how many may stay.
+    wished: usize,
+    /// How many may stay in all, while templates are exchanged.
+    total: usize,
+    /// How many may be made.
+    creations: usize,
+}
+
+impl Limits {
+    fn of(desired: &Desired, power: Option<&Allowance>) -> Self {
+        let wished = desired.replicas.0 as usize;
+        let Some(power) = power else {
+            return Self { wished, total: usize::MAX, creations: usize::MAX };
+        };
+        let wished = wished.min(power.replicas.0 as usize);
+        let surge = power.surge.0 as usize;
+        Self { wished, total: wished + surge, creations: power.creations.0 as usize }
+    }
 }
 
 /// The replicas that are not draining, apart by whether they may stay, those to part with first in
@@ -86,7 +123,7 @@ impl<'a> Staying<'a> {
     fn sort(observed: &'a Observed, revision: Revision) -> Self {
         let mut all: Vec<_> =
             observed.replicas.iter().filter(|replica| replica.drain_since.is_none()).collect();
-        all.sort_by_key(|replica| (usefulness(replica), std::cmp::Reverse(replica.id)));
+        all.sort_by_key(|replica| parting(replica));
         let is_current = |replica: &&Replica| replica.revision == revision && !replica.displaced;
         let (current, outdated) = all.into_iter().partition(is_current);
         Self { current, outdated }
@@ -102,14 +139,29 @@ impl<'a> Staying<'a> {
 
     /// Current replicas beyond the wish, and outdated ones that are not needed until their
     /// successors are ready.
-    fn take_excess(&mut self, desired: &Desired, stage: Stage) -> Vec<&'a Replica> {
-        let (wished, strategy) = (desired.replicas.0 as usize, desired.rollout.strategy);
+    fn take_excess(&mut self, wished: usize, strategy: Strategy, stage: Stage) -> Vec<&'a Replica> {
         let mut gone: Vec<_> =
             self.current.drain(..self.current.len().saturating_sub(wished)).collect();
         let successors = self.current.iter().filter(|replica| is_ready(replica)).count();
         let needed = wished.saturating_sub(successors + strategy.unavailable(wished));
         let needed = needed.max(stage.outdated_min(wished, self.current.len(), strategy.surge()));
         gone.extend(self.outdated.drain(..self.outdated.len().saturating_sub(needed)));
+        gone
+    }
+
+    /// What is beyond all that may be: a successor that nobody waits for is the first to go.
+    fn take_beyond(&mut self, total: usize) -> Vec<&'a Replica> {
+        let mut gone = Vec::new();
+        while self.count() > total {
+            let all = self.current.iter().chain(&self.outdated);
+            let Some(id) = all.min_by_key(|replica| parting(replica)).map(|replica| replica.id)
+            else {
+                break;
+            };
+            for side in [&mut self.current, &mut self.outdated] {
+                gone.extend(side.extract_if(.., |replica| replica.id == id));
+            }
+        }
         gone
     }
 
@@ -120,6 +172,11 @@ impl<'a> Staying<'a> {
 
 fn is_ready(replica: &Replica) -> bool {
     matches!(replica.phase, Phase::Ready)
+}
+
+/// The order in which replicas are parted with.
+fn parting(replica: &Replica) -> (u8, std::cmp::Reverse<ReplicaId>) {
+    (usefulness(replica), std::cmp::Reverse(replica.id))
 }
 
 /// How far a replica is from answering: the least useful is parted with first.
@@ -177,29 +234,32 @@ impl Pass {
         }
     }
 
-    /// Makes what is missing, as far as surge and memory allow; returns what stands in the way.
+    /// Makes what is missing, as far as surge, power and memory allow; returns whether memory
+    /// stands in the way.
     fn create(
         &mut self,
         desired: &Desired,
         observed: &Observed,
         staying: &Staying<'_>,
         stage: Stage,
-    ) -> Option<Reason> {
-        let (wished, strategy) = (desired.replicas.0 as usize, desired.rollout.strategy);
-        let there = staying.current.len();
-        let missing = stage.current_max(wished, there).saturating_sub(there);
+        limits: &Limits,
+    ) -> Option<Blocked> {
+        let (there, strategy) = (staying.current.len(), desired.rollout.strategy);
+        let missing = stage.current_max(limits.wished, there).saturating_sub(there);
+        let missing = missing.min(limits.creations);
         let surge = if staying.outdated.is_empty() { 0 } else { strategy.surge() };
+        let most = (limits.wished + surge).min(limits.total);
         // Until it is seen to be gone, a replica holds what it was given.
         let holds = strategy.waits_for_drains();
         let taken = if holds { observed.replicas.len() } else { staying.count() };
-        let room = (wished + surge).saturating_sub(taken);
+        let room = most.saturating_sub(taken);
         let memory = desired.template.resources.memory.unwrap_or_default();
         let mut free = observed.memory_free;
         for id in free_ids(observed).take(missing.min(room)) {
             let left = free.map(|Bytes(free)| free.checked_sub(memory.0).map(Bytes));
             if left == Some(None) {
                 self.look_again_in(MEMORY_RETRY);
-                return Some(Reason::InsufficientMemory);
+                return Some(Blocked::by_memory());
             }
             free = left.flatten();
             self.actions.push(Action::Create(id));

@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn as_many_answer_after_a_plan_as_before(replicas in fleets(), desired in wishes()) {
         let before = answering(&replicas);
-        let actions = plan(&desired, &seen(replicas.clone()), NOW).actions;
+        let actions = plan(&desired, &seen(replicas.clone()), None, NOW).actions;
         let mut after = replicas;
         apply(&mut after, &actions, NOW);
         prop_assert!(answering(&after) >= answering_min(&desired, before), "{actions:?}");
@@ -137,7 +137,7 @@ proptest! {
 
     #[test]
     fn a_plan_never_overshoots(replicas in fleets(), desired in wishes()) {
-        let actions = plan(&desired, &seen(replicas.clone()), NOW).actions;
+        let actions = plan(&desired, &seen(replicas.clone()), None, NOW).actions;
         let creates = actions.iter().any(|action| matches!(action, Action::Create(_)));
         let mut after = replicas;
         apply(&mut after, &actions, NOW);
@@ -155,13 +155,13 @@ proptest! {
         let mut now = NOW;
         for _ in 0..60 {
             let before = answering(&replicas);
-            let actions = plan(&desired, &seen(replicas.clone()), now).actions;
+            let actions = plan(&desired, &seen(replicas.clone()), None, now).actions;
             apply(&mut replicas, &actions, now);
             prop_assert!(answering(&replicas) >= answering_min(&desired, before));
             now = now.after(Millis::from_seconds(61));
             settle(&mut replicas, now);
         }
-        let last = plan(&desired, &seen(replicas.clone()), now);
+        let last = plan(&desired, &seen(replicas.clone()), None, now);
         prop_assert_eq!(last.actions, vec![]);
         prop_assert_eq!(last.next_check, NextCheck::OnChange);
         prop_assert_eq!(answering(&replicas), wished);
@@ -173,9 +173,9 @@ proptest! {
 
     #[test]
     fn the_order_of_replicas_decides_nothing(mut replicas in fleets(), desired in wishes()) {
-        let first = plan(&desired, &seen(replicas.clone()), NOW);
+        let first = plan(&desired, &seen(replicas.clone()), None, NOW);
         replicas.reverse();
-        prop_assert_eq!(first, plan(&desired, &seen(replicas), NOW));
+        prop_assert_eq!(first, plan(&desired, &seen(replicas), None, NOW));
     }
 
     /// Whatever a new template does that never becomes ready, older replicas are not given up.
@@ -187,7 +187,7 @@ proptest! {
         let mut replicas: Vec<_> = (0..answering_old).map(|id| old(ready(id))).collect();
         let mut now = NOW;
         for _ in 0..40 {
-            let actions = plan(&desired, &seen(replicas.clone()), now).actions;
+            let actions = plan(&desired, &seen(replicas.clone()), None, now).actions;
             apply(&mut replicas, &actions, now);
             now = now.after(Millis::from_seconds(61));
             for replica in replicas.iter_mut().filter(|r| r.revision != old_revision()) {
@@ -199,7 +199,7 @@ proptest! {
             let least = answering_min(&desired, answering_old as usize);
             prop_assert!(answering(&replicas) >= least, "{replicas:?}");
         }
-        let last = plan(&desired, &seen(replicas.clone()), now);
+        let last = plan(&desired, &seen(replicas.clone()), None, now);
         let reason = last.conditions.iter().find(|c| c.kind == ConditionKind::RolledOut);
         let is_left = replicas.iter().any(|replica| replica.revision == old_revision());
         prop_assert!(!is_left || reason.is_some_and(|c| c.reason == Reason::RolloutStopped));

@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use super::*;
 use crate::*;
 
@@ -40,6 +42,7 @@ pub(crate) fn wish(replicas: u32) -> Desired {
         access: Access::All,
         rollout: Rollout::default(),
         drain: DRAIN,
+        power: None,
     }
 }
 
@@ -109,7 +112,53 @@ pub(crate) fn story(plan: &Plan) -> String {
 
 #[track_caller]
 fn check(fact: &str, wished: u32, replicas: impl Into<Vec<Replica>>, expected: &str) {
-    assert_eq!(story(&plan(&wish(wished), &seen(replicas), NOW)), expected, "{fact}");
+    assert_eq!(story(&plan(&wish(wished), &seen(replicas), None, NOW)), expected, "{fact}");
+}
+
+/// What the budgets allow a deployment that wishes for more.
+fn allowed(replicas: u32, surge: u32, creations: u32) -> Allowance {
+    let (truth, reason, message) = (Truth::False, Reason::PowerBudgetFull, "no watts".to_owned());
+    Allowance {
+        replicas: ReplicaCount(replicas),
+        surge: ReplicaCount(surge),
+        creations: ReplicaCount(creations),
+        charged: Watts(0),
+        verdict: power::Verdict { truth, reason, message },
+    }
+}
+
+#[test]
+fn power() {
+    let check = |fact: &str, wished, allowed: Allowance, replicas: &[Replica], expected: &str| {
+        let plan = plan(&wish(wished), &seen(replicas), Some(&allowed), NOW);
+        assert_eq!(story(&plan), expected, "{fact}");
+    };
+    check("no more are made than fit", 3, allowed(2, 0, 2), &[], "+0 +1");
+    check("nor before there is room", 3, allowed(3, 0, 1), &[ready(0)], "+1");
+    let three = [ready(0), ready(1), ready(2)];
+    check("what does not fit drains, the youngest first", 3, allowed(1, 0, 0), &three, "-1 -2");
+    let two = [old(ready(0)), old(ready(1))];
+    check("no successor without power", 2, allowed(2, 0, 0), &two, "");
+    check("one with", 2, allowed(2, 1, 1), &two, "+2");
+    let both = [old(ready(0)), old(ready(1)), loading(2)];
+    check("it stays", 2, allowed(2, 1, 0), &both, "");
+    check("until its watts are another's", 2, allowed(2, 0, 0), &both, "x2");
+    let one = Rollout {
+        strategy: Strategy::InPlace { max_unavailable: NonZeroU32::MIN },
+        ..Rollout::default()
+    };
+    let in_place = Desired { rollout: one, ..wish(2) };
+    let goes = plan(&in_place, &seen(two), Some(&allowed(2, 0, 0)), NOW);
+    assert_eq!(story(&goes), "-1", "in place the old one goes first");
+    check("as do those that answer", 1, allowed(0, 0, 0), &[ready(0)], "-0");
+    let said = plan(&wish(3), &seen([ready(0)]), Some(&allowed(1, 0, 0)), NOW).conditions;
+    let words = |kind| {
+        let found = said.iter().find(|condition| condition.kind == kind).unwrap();
+        format!("{:?} {:?} {}", found.truth, found.reason, found.message)
+    };
+    let ready = "False PowerBudgetFull 1 of 3 replicas answer; no watts";
+    assert_eq!(words(ConditionKind::Ready), ready);
+    assert_eq!(words(ConditionKind::PowerFits), "False PowerBudgetFull no watts");
 }
 
 #[test]
@@ -221,7 +270,7 @@ fn leaving() {
 #[test]
 fn memory() {
     let room = |free| Observed { replicas: vec![], memory_free: Some(Bytes(free)) };
-    let two = |free| plan(&wish(2), &room(free), NOW);
+    let two = |free| plan(&wish(2), &room(free), None, NOW);
     assert_eq!(story(&two(20)), "+0 +1", "both fit");
     assert_eq!(story(&two(19)), "+0", "one fits");
     assert_eq!(two(19).next_check, NextCheck::In(Millis(5000)), "the other is tried again");
@@ -230,7 +279,7 @@ fn memory() {
 
 #[test]
 fn next_checks() {
-    let next = |replicas: Vec<Replica>| plan(&wish(1), &seen(replicas), NOW).next_check;
+    let next = |replicas: Vec<Replica>| plan(&wish(1), &seen(replicas), None, NOW).next_check;
     assert_eq!(next(vec![ready(0)]), NextCheck::OnChange, "nothing to wait for");
     assert_eq!(next(vec![crashed(0, 1, 100)]), NextCheck::In(Millis(150)), "the back-off");
     assert_eq!(next(vec![silent(0, 10)]), NextCheck::In(Millis(20_000)), "the silence");
@@ -241,7 +290,7 @@ fn next_checks() {
 /// The reasons of Ready, WorkersReady and WeightsAvailable, as one sentence.
 #[track_caller]
 fn check_status(fact: &str, wished: u32, replicas: impl Into<Vec<Replica>>, expected: &str) {
-    let plan = plan(&wish(wished), &seen(replicas), NOW);
+    let plan = plan(&wish(wished), &seen(replicas), None, NOW);
     let words = |condition: &Condition| format!("{:?} {:?}", condition.truth, condition.reason);
     let all: Vec<_> = plan.conditions.iter().take(3).map(words).collect();
     assert_eq!(all.join(", "), expected, "{fact}");

@@ -33,7 +33,7 @@ fn check(
     expected: &str,
 ) {
     let desired = Desired { rollout, ..wish(wished) };
-    assert_eq!(story(&plan(&desired, &seen(replicas), NOW)), expected, "{fact}");
+    assert_eq!(story(&plan(&desired, &seen(replicas), None, NOW)), expected, "{fact}");
 }
 
 #[track_caller]
@@ -45,7 +45,7 @@ fn says(
     expected: &str,
 ) {
     let desired = Desired { rollout, ..wish(wished) };
-    let plan = plan(&desired, &seen(replicas), NOW);
+    let plan = plan(&desired, &seen(replicas), None, NOW);
     let condition = plan.conditions.iter().find(|c| c.kind == ConditionKind::RolledOut).unwrap();
     let said = format!("{:?} {:?}: {}", condition.truth, condition.reason, condition.message);
     assert_eq!(said, expected, "{fact}");
@@ -107,7 +107,7 @@ fn canaries() {
 
     let wait = |replica| {
         let desired = Desired { rollout: minute, ..wish(2) };
-        plan(&desired, &seen(with(replica)), NOW).next_check
+        plan(&desired, &seen(with(replica)), None, NOW).next_check
     };
     assert_eq!(wait(ready_for(2, 59)), NextCheck::In(Millis(1000)), "it is looked at again");
 }
@@ -135,7 +135,7 @@ fn broken_templates() {
     );
     let desired = Desired { rollout: more, ..wish(3) };
     let young = Replica { created: Moment(NOW.0 - 599_000), ..no_room(3) };
-    let next = plan(&desired, &seen(with(young)), NOW).next_check;
+    let next = plan(&desired, &seen(with(young)), None, NOW).next_check;
     assert_eq!(next, NextCheck::In(Millis(1000)), "the deadline is looked at");
 }
 

@@ -2,16 +2,44 @@
 
 use crate::deployment::Desired;
 use crate::observed::{Observed, PendingReason, Phase, Replica, WorkerFailure};
+use crate::power::{Allowance, Verdict};
 use crate::rollout::Stage;
 use crate::units::{Millis, Moment};
 use crate::{Condition, ConditionKind, Reason, Truth};
 
-/// One condition per kind, in the order Ready, WorkersReady, WeightsAvailable, RolledOut.
+/// What keeps the next replica from being made.
+pub(crate) struct Blocked {
+    reason: Reason,
+    words: String,
+}
+
+impl Blocked {
+    pub(crate) fn by_memory() -> Self {
+        let words = "the next one waits until its memory request is free".to_owned();
+        Self { reason: Reason::InsufficientMemory, words }
+    }
+
+    pub(crate) fn by_power(verdict: &Verdict) -> Self {
+        Self { reason: verdict.reason, words: verdict.message.clone() }
+    }
+}
+
+/// What was found out on the way to a plan.
+pub(crate) struct Told<'a> {
+    /// How far the exchange of templates is.
+    pub(crate) stage: Stage,
+    /// What the power budgets allow; `None`: it draws from none.
+    pub(crate) power: Option<&'a Allowance>,
+    /// What keeps the next replica from being made.
+    pub(crate) blocked: Option<Blocked>,
+}
+
+/// One condition per kind, in the order Ready, WorkersReady, WeightsAvailable, RolledOut, and
+/// PowerFits of those that draw from a budget.
 pub(crate) fn conditions(
     desired: &Desired,
     observed: &Observed,
-    stage: Stage,
-    blocked: Option<Reason>,
+    Told { stage, power, blocked }: Told<'_>,
     now: Moment,
 ) -> Vec<Condition> {
     let seen = Seen::count(desired, observed, blocked);
@@ -21,8 +49,13 @@ pub(crate) fn conditions(
         (ConditionKind::WeightsAvailable, seen.weights_available()),
         (ConditionKind::RolledOut, seen.rolled_out(stage, desired.rollout.canary)),
     ];
+    let power = power.map(|power| {
+        let Verdict { truth, reason, message } = power.verdict.clone();
+        (ConditionKind::PowerFits, (truth, reason, message))
+    });
     entries
         .into_iter()
+        .chain(power)
         .map(|(kind, (truth, reason, message))| Condition {
             kind,
             truth,
@@ -46,13 +79,13 @@ struct Seen<'a> {
     has_served: bool,
     /// Current replicas that are not ready, the furthest along first.
     coming: Vec<&'a Replica>,
-    blocked: Option<Reason>,
+    blocked: Option<Blocked>,
     /// Whether a request makes replicas come.
     wakes: bool,
 }
 
 impl<'a> Seen<'a> {
-    fn count(desired: &Desired, observed: &'a Observed, blocked: Option<Reason>) -> Self {
+    fn count(desired: &Desired, observed: &'a Observed, blocked: Option<Blocked>) -> Self {
         let revision = desired.template.revision();
         let staying = || observed.replicas.iter().filter(|replica| replica.drain_since.is_none());
         let ready = |replica: &&Replica| matches!(replica.phase, Phase::Ready);
@@ -121,8 +154,8 @@ impl<'a> Seen<'a> {
             let words = format!("replica {} cannot start: {why}", replica.id);
             return say(pending_reason(why), words);
         }
-        if let Some(reason) = self.blocked {
-            return say(reason, "the next one waits until its memory request is free".into());
+        if let Some(Blocked { reason, words }) = &self.blocked {
+            return say(*reason, words.clone());
         }
         match self.coming.first().map(|replica| (replica.id, &replica.phase)) {
             Some((id, Phase::Fetching { .. })) => {

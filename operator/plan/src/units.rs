@@ -60,3 +60,16 @@ pub struct Millicores(pub u64);
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct TokenCount(pub u64);
+
+/// How much power.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Watts(pub u64);
+
+impl Watts {
+    /// What is left when `other` is taken away; nothing when there is not as much.
+    pub const fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}

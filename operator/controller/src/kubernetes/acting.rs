@@ -4,11 +4,14 @@ use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
+use kube::runtime::watcher::Event;
 use naru_api::ModelDeploymentStatus;
+use naru_plan::power::BudgetReport;
 use naru_plan::{Action, DeploymentName, Desired, ReplicaId};
 use serde::Serialize;
 use tokio::task::JoinError;
 
+use super::cluster::Seen;
 use super::observe::Parts;
 use super::shelf::Shelf;
 use super::status::Report;
@@ -68,6 +71,18 @@ impl Kubernetes {
                         self.unreported_again.insert(name);
                     }
                 }
+                Ok(Ended::PowerBudget(name, answer)) => {
+                    self.budgets_under_way.remove(&name);
+                    match answer {
+                        Ok(answer) => answer.into_iter().for_each(|object| {
+                            drop(self.cluster.take(Seen::PowerBudget(Event::Apply(*object))));
+                        }),
+                        Err(error) => {
+                            let error = crate::reconcile::one_line(&error);
+                            tracing::warn!(power_budget = name, error, "its status is not written");
+                        }
+                    }
+                }
                 Err(error) => {
                     if let Ok(panic) = error.try_into_panic() {
                         std::panic::resume_unwind(panic);
@@ -86,7 +101,10 @@ impl Kubernetes {
         let mut steps = Vec::new();
         let mut add = |write| steps.push(Step { write, action: None });
         let service = build::service(&decision.desired, &owner);
-        let budget = build::budget(&decision.desired, &owner);
+        let allowed = decision.power.as_ref().map(|power| power.replicas);
+        let most =
+            allowed.map_or(decision.desired.replicas, |it| it.min(decision.desired.replicas));
+        let budget = build::budget(&decision.desired, most, &owner);
         let (service_name, budget_name) = (service.name_any(), budget.name_any());
         if is_missing(&self.cluster.services, name, &service) {
             add(Write::Service(Box::new(service)));
@@ -115,6 +133,7 @@ impl Kubernetes {
             conditions: &decision.plan.conditions,
             observed: &decision.observed,
             scaling: &decision.scaling,
+            charged: decision.power.as_ref().map(|power| power.charged),
             live: &live,
         });
         if status != live {
@@ -187,6 +206,7 @@ impl Kubernetes {
             conditions: &[],
             observed: &self.observe(&name),
             scaling: &[],
+            charged: None,
             live: &live,
         };
         let status = status::refused(refusal, &report, self.now());
@@ -198,6 +218,19 @@ impl Kubernetes {
             let result = apply::status(&client, &name, &status).await;
             Ended::Refusal(name, result.map(|_| ()))
         });
+    }
+
+    /// Writes how the power budgets stand, where their objects say something else.
+    pub(super) fn write_budgets(&mut self, reports: &[BudgetReport]) {
+        for (name, status) in self.cluster.power.news(reports, self.now()) {
+            if self.budgets_under_way.insert(name.clone()) {
+                let client = self.config.client.clone();
+                self.writing.spawn(async move {
+                    let answer = apply::budget_status(&client, &name, &status).await;
+                    Ended::PowerBudget(name, answer.map(|object| object.map(Box::new)))
+                });
+            }
+        }
     }
 
     /// Passes the order to drain on to members that have not had it.

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource, ResourceExt};
-use naru_api::{ModelDeployment, ModelDeploymentStatus};
+use naru_api::{ModelDeployment, ModelDeploymentStatus, PowerBudget, PowerBudgetStatus};
 use naru_plan::{DeploymentName, Moment, ReplicaId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,7 +63,10 @@ impl Doing<'_> {
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<Option<T>, ApplyError> {
         let (verb, kind) = (self.verb, self.kind.to_owned());
-        let name = format!("{}/{}", self.namespace, self.name);
+        let name = match self.namespace {
+            "" => self.name.to_owned(),
+            namespace => format!("{namespace}/{}", self.name),
+        };
         match tokio::time::timeout(CALL, call).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 && verb != "applying" => {
@@ -192,4 +195,23 @@ pub(super) async fn status(
     };
     let params = PatchParams::apply(labels::STATUS_MANAGER).force();
     doing.ask(api.patch_status(name.name(), &params, &Patch::Apply(&whole))).await
+}
+
+/// Writes the status of a power budget.
+pub(super) async fn budget_status(
+    client: &Client,
+    name: &str,
+    status: &PowerBudgetStatus,
+) -> Result<Option<DynamicObject>, ApplyError> {
+    let resource = ApiResource::erase::<PowerBudget>(&());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let whole = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": { "name": name },
+        "status": status,
+    });
+    let doing = Doing { verb: "reporting on", kind: &resource.kind, namespace: "", name };
+    let params = PatchParams::apply(labels::STATUS_MANAGER).force();
+    doing.ask(api.patch_status(name, &params, &Patch::Apply(&whole))).await
 }

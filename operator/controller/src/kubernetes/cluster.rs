@@ -20,6 +20,7 @@ use super::failed_creates::FailedCreates;
 use super::follow::Members;
 use super::observe::{self, Nodes, Parts};
 use super::placement::Placement;
+use super::power::PowerBudgets;
 use super::shelf::Shelf;
 use super::tenants::Tenants;
 use super::{build, labels};
@@ -35,6 +36,7 @@ pub(super) enum Seen {
     Node(Event<Node>),
     Tenant(Event<DynamicObject>),
     FailedCreate(Event<Happening>),
+    PowerBudget(Event<DynamicObject>),
 }
 
 /// What was seen last.
@@ -46,6 +48,7 @@ pub(super) struct Cluster {
     pub(super) budgets: Shelf<PodDisruptionBudget>,
     pub(super) tenants: Tenants,
     failed_creates: FailedCreates,
+    pub(super) power: PowerBudgets,
     nodes: Nodes,
     placement: Placement,
     listed_nodes: Option<BTreeSet<String>>,
@@ -79,6 +82,7 @@ impl Cluster {
             budgets: Shelf::new(labels::deployment_of),
             tenants: Tenants::default(),
             failed_creates: FailedCreates::default(),
+            power: PowerBudgets::default(),
             nodes: Nodes::new(),
             placement: Placement::default(),
             listed_nodes: None,
@@ -96,6 +100,7 @@ impl Cluster {
             && self.services.is_complete()
             && self.budgets.is_complete()
             && self.tenants.is_complete()
+            && self.power.is_complete()
             && self.has_nodes
     }
 
@@ -125,6 +130,11 @@ impl Cluster {
             Seen::Tenant(event) => {
                 self.tenants.take(event);
                 self.has_new_wishes |= self.tenants.take_news();
+                BTreeSet::new()
+            }
+            Seen::PowerBudget(event) => {
+                self.power.take(event);
+                self.has_new_wishes |= self.power.take_news();
                 BTreeSet::new()
             }
         })

@@ -177,8 +177,8 @@ mod tests {
         };
         let replicas = observed.iter().map(replica).collect();
         let observed = Observed { replicas, memory_free: None };
-        let plan = plan(&desired, &observed, NOW);
-        Decision { desired: Arc::new(desired), observed, plan, scaling: Vec::new() }
+        let plan = plan(&desired, &observed, None, NOW);
+        Decision { desired: Arc::new(desired), observed, plan, scaling: Vec::new(), power: None }
     }
 
     fn stood(reason: &str) -> Written {
@@ -238,7 +238,7 @@ mod tests {
         let mut decision =
             decision(1, &[(0, Phase::Ready, true, false), (1, broken, false, false)]);
         decision.observed.replicas[1].failures = Failures(3);
-        decision.plan = plan(&decision.desired, &decision.observed, NOW);
+        decision.plan = plan(&decision.desired, &decision.observed, None, NOW);
         let reasons = |before| news(&decision, &[], before).into_iter().map(|n| n.reason);
         assert_eq!(reasons(&[]).collect::<Vec<_>>(), ["RolloutStopped"]);
     }

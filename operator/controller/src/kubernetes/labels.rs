@@ -25,6 +25,10 @@ pub(super) const DRAIN_SINCE: &str = "naru.dev/drain-since";
 /// The names that a replica answers to, separated by commas.
 pub(super) const SERVED_NAMES: &str = "naru.dev/served-names";
 
+/// The power budget that a replica is charged to, and its watts.
+pub(super) const CHARGED_BUDGET: &str = "naru.dev/charged-power-budget";
+pub(super) const CHARGED_WATTS: &str = "naru.dev/charged-watts";
+
 /// The label by which Kubernetes says in which zone a node is.
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 

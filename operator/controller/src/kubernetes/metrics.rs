@@ -6,6 +6,10 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use naru_plan::power::BudgetReport;
+
+use crate::power_metrics::PowerMetrics;
+
 /// From a look that changes nothing to a slow API server.
 const SECONDS: [f64; 12] =
     [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -21,6 +25,7 @@ pub struct Metrics {
     leader: IntGauge,
     deployments: IntGauge,
     certificate: GaugeVec,
+    power: PowerMetrics,
 }
 
 impl Metrics {
@@ -60,6 +65,7 @@ impl Metrics {
                 ),
                 &["role"],
             )?,
+            power: PowerMetrics::register(&registry)?,
             registry,
         };
         let Self {
@@ -108,6 +114,11 @@ impl Metrics {
     /// Until when peers believe who this operator is.
     pub fn certificate(&self, expires_unix_seconds: i64) {
         self.certificate.with_label_values(&["operator"]).set(expires_unix_seconds as f64);
+    }
+
+    /// How the power budgets stand.
+    pub(super) fn power(&self, budgets: &[BudgetReport]) {
+        self.power.set(budgets);
     }
 
     /// Whether this operator leads.

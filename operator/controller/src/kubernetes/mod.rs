@@ -27,6 +27,7 @@ mod observe;
 mod overview;
 mod pages;
 mod placement;
+mod power;
 mod settled;
 mod shelf;
 mod spans;
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use kube::Client;
 use naru_api::{ScalingDecision, Wishes};
+use naru_plan::power::{BudgetReport, Leftover};
 use naru_plan::scaling::Load;
 use naru_plan::{DeploymentName, Desired, Moment, Observed};
 use naru_protocol::Endpoint;
@@ -105,6 +107,8 @@ pub struct Kubernetes {
     /// What is being written.
     writing: JoinSet<Ended>,
     outcomes: Vec<Outcome<ApplyError>>,
+    /// Power budgets whose status is being written.
+    budgets_under_way: BTreeSet<String>,
     /// When a request to a deployment was last heard of.
     last_asked: BTreeMap<DeploymentName, Moment>,
     /// The demand that was seen last.
@@ -132,6 +136,7 @@ impl Kubernetes {
             waiting: VecDeque::new(),
             writing: JoinSet::new(),
             outcomes: Vec::new(),
+            budgets_under_way: BTreeSet::new(),
             last_asked: BTreeMap::new(),
             demand: Arc::default(),
             seen,
@@ -204,12 +209,13 @@ impl Kubernetes {
         self.members.watch_load(scaled.map(|wish| wish.name.clone()).collect());
         let is_wished = |name: &DeploymentName| wishes.iter().any(|wish| wish.name == *name);
         self.last_asked.retain(|name, _| is_wished(name));
-        let tenants = self.cluster.tenants.all();
+        let (tenants, power_budgets) = (self.cluster.tenants.all(), self.cluster.power.all());
+        let cluster_fields = BTreeMap::new();
+        let new = Wishes { deployments: wishes, tenants, power_budgets, cluster_fields };
         self.wishes.send_if_modified(|old| {
-            let is_news = old.deployments != wishes || old.tenants != tenants;
+            let is_news = **old != new;
             if is_news {
-                let deployments = wishes;
-                *old = Arc::new(Wishes { deployments, tenants, ..Wishes::default() });
+                *old = Arc::new(new);
             }
             is_news
         });
@@ -255,6 +261,15 @@ impl World for Kubernetes {
 
     fn scaling_history(&self, name: &DeploymentName) -> Vec<ScalingDecision> {
         self.live_status(name).scaling
+    }
+
+    fn leftovers(&self, wished: &BTreeSet<&DeploymentName>) -> Vec<Leftover> {
+        power::leftovers(self.cluster.sets.all(), self.cluster.pods.all(), wished)
+    }
+
+    fn report_budgets(&mut self, budgets: &[BudgetReport]) {
+        self.config.metrics.power(budgets);
+        self.write_budgets(budgets);
     }
 
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {

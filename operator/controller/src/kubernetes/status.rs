@@ -1,8 +1,10 @@
 //! The status of a model deployment, from what was seen and what the plan says. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use naru_api::{ModelDeploymentStatus, ScalingDecision, advised};
-use naru_plan::{ConditionKind, DeploymentName, Moment, Observed, Phase, Reason, Revision, Truth};
+use naru_api::{Enforcement, ModelDeploymentStatus, PowerStatus, ScalingDecision, advised};
+use naru_plan::{
+    ConditionKind, DeploymentName, Moment, Observed, Phase, Reason, Revision, Truth, Watts,
+};
 
 use super::cluster::Refusal;
 use super::{labels, observe};
@@ -16,6 +18,8 @@ pub(super) struct Report<'a> {
     pub(super) conditions: &'a [naru_plan::Condition],
     pub(super) observed: &'a Observed,
     pub(super) scaling: &'a [ScalingDecision],
+    /// What its replicas are charged; `None`: it draws from no budget.
+    pub(super) charged: Option<Watts>,
     /// The status that stands there: times of what did not change are kept.
     pub(super) live: &'a ModelDeploymentStatus,
 }
@@ -37,6 +41,10 @@ pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
         updated_replicas: count(updated.filter(|r| r.drain_since.is_none()).count()),
         selector: labels::selector(report.name),
         scaling: report.scaling.to_vec(),
+        power: report.charged.map(|Watts(charged_watts)| PowerStatus {
+            charged_watts,
+            enforcement: Enforcement::Advisory,
+        }),
         conditions: conditions.collect(),
     }
 }
@@ -127,6 +135,7 @@ mod tests {
             conditions,
             observed,
             scaling: &[],
+            charged: None,
             live,
         })
     }
@@ -178,6 +187,7 @@ mod tests {
             conditions,
             observed: &observed,
             scaling: &[],
+            charged: None,
             live: &live,
         };
         let refusal = Refusal { reason: Reason::NameTaken, message: "taken".into() };

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Client, Resource};
-use naru_api::{ModelDeployment, Tenant};
+use naru_api::{ModelDeployment, PowerBudget, Tenant};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -38,6 +38,9 @@ pub(super) fn all(client: &Client) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
     let kind = ApiResource::erase::<Tenant>(&());
     let tenants = Api::<DynamicObject>::all_with(client.clone(), &kind);
     tasks.spawn(follow(tenants, everything.clone(), Seen::Tenant, sender.clone()));
+    let kind = ApiResource::erase::<PowerBudget>(&());
+    let budgets = Api::<DynamicObject>::all_with(client.clone(), &kind);
+    tasks.spawn(follow(budgets, everything.clone(), Seen::PowerBudget, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Set, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Pod, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Service, sender.clone()));

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use naru_api::ModelDeploymentStatus;
@@ -75,6 +76,8 @@ pub(super) enum Ended {
     Decision(Outcome<ApplyError>, Vec<Seen>),
     /// A refusal, that was reported or could not be.
     Refusal(DeploymentName, Result<(), ApplyError>),
+    /// The status of a power budget, as it stands there now, or why it could not be written.
+    PowerBudget(String, Result<Option<Box<DynamicObject>>, ApplyError>),
 }
 
 impl Work {

@@ -37,8 +37,8 @@ fn work() -> Work {
     let (owner, observed) = (OwnerReference::default(), Observed::default());
     let service = Write::Service(Box::new(build::service(&desired, &owner)));
     let steps = [service, Write::Status(Box::default())].map(|write| Step { write, action: None });
-    let plan = plan(&desired, &observed, Moment(0));
-    let decision = Decision { desired, observed, plan, scaling: Vec::new() };
+    let plan = plan(&desired, &observed, None, Moment(0));
+    let decision = Decision { desired, observed, plan, scaling: Vec::new(), power: None };
     Work { decision, owner, steps: steps.into(), before: Vec::new() }
 }
 

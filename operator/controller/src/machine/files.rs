@@ -127,12 +127,7 @@ fn ignored(wishes: &Wishes) -> Vec<String> {
     let of_deployment = |(name, fields): (&DeploymentName, &Vec<&str>)| {
         format!("ModelDeployment {name}: spec.{}", fields.join(", spec."))
     };
-    let mut ignored: Vec<_> = wishes.cluster_fields.iter().map(of_deployment).collect();
-    for budget in &wishes.power_budgets {
-        let name = budget.metadata.name.as_deref().unwrap_or_default();
-        ignored.push(format!("PowerBudget {name}"));
-    }
-    ignored
+    wishes.cluster_fields.iter().map(of_deployment).collect()
 }
 
 fn parse(paths: &[PathBuf], texts: &[String]) -> Result<Wishes, FilesError> {
@@ -201,9 +196,8 @@ mod tests {
         let paths: Vec<_> = (0..3).map(|n| PathBuf::from(n.to_string())).collect();
         let wishes = parse(&paths, &texts).unwrap();
         assert_eq!(wishes.tenants[0].concurrent_requests_max, Some(2));
-        let expected =
-            ["ModelDeployment default/a: spec.placement, spec.podTemplate", "PowerBudget hall"];
-        assert_eq!(ignored(&wishes), expected);
+        let expected = "ModelDeployment default/a: spec.placement, spec.podTemplate";
+        assert_eq!(ignored(&wishes), [expected]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use naru_plan::power::BudgetReport;
 use naru_plan::{
     Action, Bytes, DeploymentName, Desired, Moment, Observed, ReplicaCount, ReplicaId, Template,
 };
@@ -24,6 +25,7 @@ use self::record::Record;
 use self::terminal::Terminal;
 use self::worker::{Event, Identity, SpawnError};
 use crate::arguments;
+use crate::power_metrics::PowerMetrics;
 use crate::world::{Changed, Decision, Done, Outcome, World};
 
 /// Events of workers not yet looked at; their senders wait beyond it.
@@ -66,6 +68,7 @@ pub struct Machine {
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     terminal: Terminal,
+    power: PowerMetrics,
     runs: u64,
     outcomes: Vec<Outcome<SpawnError>>,
 }
@@ -77,8 +80,8 @@ struct Deployment {
 }
 
 impl Machine {
-    /// A machine on which nothing runs yet.
-    pub fn new(config: MachineConfig) -> Self {
+    /// A machine on which nothing runs yet; it counts the watts of power budgets in `power`.
+    pub fn new(config: MachineConfig, power: PowerMetrics) -> Self {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let terminal = Terminal::new(config.is_terminal);
         Self {
@@ -88,6 +91,7 @@ impl Machine {
             events,
             sender,
             terminal,
+            power,
             runs: 0,
             outcomes: Vec::new(),
         }
@@ -117,14 +121,20 @@ impl Machine {
         Ok(())
     }
 
+    /// The deployment; one that was never met is as old as this moment.
+    fn meet(&mut self, desired: &Desired) -> &mut Deployment {
+        let created = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.deployments.entry(desired.name.clone()).or_insert_with(|| Deployment {
+            wish: desired.clone(),
+            created_unix_seconds: created().as_secs(),
+            replicas: BTreeMap::new(),
+        })
+    }
+
     /// Carries one action out.
     async fn act(&mut self, desired: &Desired, action: Action) -> Result<(), SpawnError> {
         let now = self.now();
-        let deployment = self.deployments.entry(desired.name.clone()).or_insert_with(|| {
-            let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let created_unix_seconds = created.as_secs();
-            Deployment { wish: desired.clone(), created_unix_seconds, replicas: BTreeMap::new() }
-        });
+        let deployment = self.meet(desired);
         deployment.wish = desired.clone();
         let replicas = &mut deployment.replicas;
         let (name, replica) = (desired.name.to_string(), action_replica(action));
@@ -193,6 +203,7 @@ impl World for Machine {
 
     async fn apply(&mut self, decisions: Vec<Decision>) {
         for Decision { desired, plan, .. } in decisions {
+            self.meet(&desired); // also one that has to wait: who waited longer is the older
             let has_acted = !plan.actions.is_empty();
             let mut result = Ok(if has_acted { Done::LookAgain } else { Done::WillBeTold });
             for action in plan.actions {
@@ -206,6 +217,10 @@ impl World for Machine {
 
     fn outcomes(&mut self) -> Vec<Outcome<SpawnError>> {
         std::mem::take(&mut self.outcomes)
+    }
+
+    fn report_budgets(&mut self, budgets: &[BudgetReport]) {
+        self.power.set(budgets);
     }
 
     fn endpoints(&self, desired: &Desired) -> Vec<Endpoint> {

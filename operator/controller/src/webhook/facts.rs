@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use naru_api::{ModelDeployment, PowerBudget, Tenant};
+use naru_api::{ModelDeployment, PowerBudget, Tenant, parse_power_budget};
 
 use crate::certificates::Namespaces;
 
@@ -50,6 +50,8 @@ pub(super) enum Fact {
         name: String,
         /// What it is a part of.
         parent: Option<String>,
+        /// What has no meaning in it, as path and words.
+        meaningless: Vec<(String, String)>,
     },
 }
 
@@ -84,7 +86,7 @@ impl Stated for ModelDeployment {
         if names.is_empty() {
             names.push(key.name.clone());
         }
-        let budget = self.spec.power.as_ref().and_then(|power| power.budget.clone());
+        let budget = self.spec.power.as_ref().map(|power| power.budget.clone());
         Fact::Deployment { key, names, budget }
     }
 
@@ -104,7 +106,9 @@ impl Stated for Tenant {
 
 impl Stated for PowerBudget {
     fn fact(&self) -> Fact {
-        Fact::Budget { name: self.name_any(), parent: self.spec.parent.clone() }
+        let (name, parent) = (self.name_any(), self.spec.parent.clone());
+        let meaningless = parse_power_budget(self).err().unwrap_or_default();
+        Fact::Budget { name, parent, meaningless }
     }
 }
 
@@ -120,7 +124,7 @@ impl Facts {
                 self.tenants.insert(name, keys.into_iter().collect());
                 false
             }
-            Fact::Budget { name, parent } => {
+            Fact::Budget { name, parent, .. } => {
                 self.budgets.insert(name, parent);
                 false
             }

@@ -54,10 +54,12 @@ fn conflicts(fact: &Fact, facts: &Facts) -> Vec<Conflict> {
             });
             taken.collect()
         }
-        Fact::Budget { name, parent } => {
+        Fact::Budget { name, parent, meaningless } => {
             let message = parent.as_deref().and_then(|parent| parent_fault(name, parent, facts));
             let conflict = |message| Conflict { path: "spec.parent".to_owned(), message };
-            message.map(conflict).into_iter().collect()
+            let meaningless = meaningless.iter().cloned();
+            let meaningless = meaningless.map(|(path, message)| Conflict { path, message });
+            message.map(conflict).into_iter().chain(meaningless).collect()
         }
     }
 }
@@ -107,7 +109,8 @@ mod tests {
     }
 
     fn budget(name: &str, parent: Option<&str>) -> Fact {
-        Fact::Budget { name: name.to_owned(), parent: parent.map(str::to_owned) }
+        let (name, parent) = (name.to_owned(), parent.map(str::to_owned));
+        Fact::Budget { name, parent, meaningless: Vec::new() }
     }
 
     fn facts() -> Facts {
@@ -164,6 +167,14 @@ mod tests {
     }
 
     #[test]
+    fn clocks_exist() {
+        let name = "other".to_owned();
+        let meaningless = vec![("spec.schedule[0].timeZone".to_owned(), "nowhere".to_owned())];
+        let other = Fact::Budget { name, parent: None, meaningless };
+        check("one that does not", &other, &["spec.schedule[0].timeZone: nowhere"]);
+    }
+
+    #[test]
     fn what_was_wrong_before_may_stay() {
         let old = deployment("x", &["solar"], Some("hell"));
         let more = deployment("x", &["solar", "solar-open"], Some("hell"));
@@ -185,7 +196,7 @@ mod tests {
         ) {
             let mut facts = Facts::default();
             for (name, parent) in tried {
-                let fact = Fact::Budget { name, parent };
+                let fact = Fact::Budget { name, parent, meaningless: Vec::new() };
                 if review(&fact, None, &facts).is_empty() {
                     facts.put(fact, None);
                 }

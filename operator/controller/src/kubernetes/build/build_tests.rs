@@ -7,7 +7,9 @@ fn wish(spec: &str) -> Desired {
     let text = format!(
         "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\n\
          metadata: {{name: solar, namespace: serving}}\n\
-         spec: {{model: {{uri: https://h/m.gguf, names: [solar, s]}}, {spec}}}\n"
+         spec: {{model: {{uri: https://h/m.gguf, names: [solar, s]}}, {spec}}}\n---\n\
+         apiVersion: naru.dev/v1alpha1\nkind: PowerBudget\nmetadata: {{name: hall}}\n\
+         spec: {{watts: 1000}}\n"
     );
     check(&[Source { file: "a.yaml", text: &text }]).unwrap().deployments.remove(0)
 }
@@ -53,6 +55,13 @@ fn a_replica() {
     check_at("never replaced by itself", "", "/spec/updateStrategy/type", json!("OnDelete"));
     check_at("its Service", "", "/spec/serviceName", json!("solar-members"));
     check_at("its names", "", "/metadata/annotations/naru.dev~1served-names", json!("solar,s"));
+    let power = "power: {budget: hall, maxWattsPerDevice: 300}";
+    for whose in ["", "/spec/template"] {
+        let at = |what| format!("{whose}/metadata/annotations/naru.dev~1charged-{what}");
+        check_at("who is charged", power, &at("power-budget"), json!("hall"));
+        check_at("how much", power, &at("watts"), json!("300"));
+        check_at("nobody", "", &at("watts"), json!(null));
+    }
     let owner = json!([{
         "apiVersion": "naru.dev/v1alpha1", "kind": "ModelDeployment", "name": "solar",
         "uid": "u-1", "controller": true,
@@ -188,7 +197,7 @@ fn what_is_beside_the_replicas() {
     assert_eq!(service["spec"]["clusterIP"], "None");
     assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
     let kept = |replicas: u32| {
-        let budget = budget(&wish(&format!("replicas: {replicas}")), &owned());
+        let budget = budget(&wish(""), ReplicaCount(replicas), &owned());
         budget.spec.unwrap().min_available.unwrap()
     };
     assert_eq!(kept(0), IntOrString::Int(1), "the last one is never evicted");

@@ -16,9 +16,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
 use naru_api::ModelDeployment;
-use naru_plan::{Desired, ReplicaId};
+use naru_plan::{Desired, ReplicaCount, ReplicaId};
 
 use super::labels::{self, CONTROL_PORT, HTTP_PORT, OPS_PORT};
+use super::power;
 
 /// What is the same for every worker that this operator makes.
 #[derive(Clone, Debug)]
@@ -86,9 +87,14 @@ pub(super) fn service(desired: &Desired, owner: &OwnerReference) -> Service {
     }
 }
 
-/// How many replicas an eviction must leave ready: all but one, and never none.
-pub(super) fn budget(desired: &Desired, owner: &OwnerReference) -> PodDisruptionBudget {
-    let kept = desired.replicas.0.saturating_sub(1).max(1);
+/// How many replicas an eviction must leave ready: all but one of the `most` that there may be,
+/// and never none.
+pub(super) fn budget(
+    desired: &Desired,
+    most: ReplicaCount,
+    owner: &OwnerReference,
+) -> PodDisruptionBudget {
+    let kept = most.0.saturating_sub(1).max(1);
     PodDisruptionBudget {
         metadata: metadata(desired, desired.name.name().to_owned(), owner),
         spec: Some(PodDisruptionBudgetSpec {
@@ -117,7 +123,9 @@ pub(super) fn replica(
     let mut metadata = metadata(desired, labels::replica_name(&desired.name, id), owner);
     metadata.labels = Some(own.clone());
     let names = served_names(desired);
-    metadata.annotations = Some([(labels::SERVED_NAMES.to_owned(), names)].into());
+    let mut annotations = power::charge(desired);
+    annotations.insert(labels::SERVED_NAMES.to_owned(), names);
+    metadata.annotations = Some(annotations);
     let selector: std::collections::BTreeMap<_, _> = own
         .iter()
         .filter(|(key, _)| [labels::DEPLOYMENT, labels::REPLICA].contains(&key.as_str()))

@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use super::WorkerImage;
 use crate::arguments;
 use crate::kubernetes::labels::{CONTROL_PORT, DEPLOYMENT, HTTP_PORT, MEMBER, OPS_PORT, ZONE};
+use crate::kubernetes::power;
 
 /// The name of the one container.
 pub(in crate::kubernetes) const CONTAINER: &str = "worker";
@@ -49,9 +50,11 @@ pub(super) fn template(
         labels.entry(key.clone()).or_insert_with(|| value.clone());
     }
     labels.insert(MEMBER.to_owned(), "0".to_owned());
+    let mut annotations = overlay.annotations.clone();
+    annotations.extend(power::charge(desired));
     let metadata = ObjectMeta {
         labels: Some(labels),
-        annotations: some(overlay.annotations.clone()),
+        annotations: some(annotations),
         ..ObjectMeta::default()
     };
     PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(desired, overlay, image)) }
