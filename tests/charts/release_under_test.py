@@ -50,6 +50,8 @@ class Release:
         self._make_key()
         service = self.get("service", "naru-gateway")
         self.gateway = f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}/v1"
+        hall = {"apiVersion": "naru.dev/v1alpha1", "kind": "PowerBudget", "metadata": {"name": "hall"}}
+        self.apply(hall | {"spec": {"watts": 5000}})
         self.apply(model_deployment("steady", SAFE), model_deployment("moving", SAFE), model_deployment("lost", LOST))
         self.cluster.kubectl("wait", "--for=condition=Ready", "md", "--all", f"--namespace={SERVING}", "--timeout=90s")
         # Gateways hear of it a moment later.
@@ -102,7 +104,7 @@ class Release:
     def uninstall(self):
         """What docs/operating.md says, but for the definitions."""
         self.cluster.kubectl("delete", "md", "--all", f"--namespace={SERVING}", "--timeout=90s")
-        self.cluster.kubectl("delete", "tenants", "--all", "--timeout=60s")
+        self.cluster.kubectl("delete", "tenants,powerbudgets", "--all", "--timeout=60s")
         self.cluster.helm("uninstall", "naru", f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
 
     def audit(self):
