@@ -15,6 +15,11 @@ Examples:
 
 Environment:
   HF_TOKEN, HF_ENDPOINT      access token and address of the Hugging Face hub
+  AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
+                             the server behind s3:// and who one is there
+  AWS_VIRTUAL_HOSTED_STYLE_REQUEST
+                             true: BUCKET.HOST/KEY [default: HOST/BUCKET/KEY, but for Amazon]
+  DOCKER_CONFIG              directory of config.json with logins to registries
   HTTPS_PROXY, NO_PROXY      proxy for fetching weights
   SSL_CERT_FILE              certificates to trust instead of the system's
   NARU_CACHE_DIR             where fetched weights are kept (default ~/.cache/naru)
@@ -27,7 +32,8 @@ Exit codes: 0 done, 1 failed, 2 bad usage.";
 #[derive(Debug, Clone, Parser)]
 #[command(name = "naru-worker", version, after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// A .gguf file or a checkpoint directory: a path, file://, https:// or hf://ORG/REPO[@REV][/FILE]
+    /// A .gguf file or a checkpoint directory: a path, file://, https://, hf://ORG/REPO[@REV][/FILE],
+    /// oci://REGISTRY/REPO:TAG or s3://BUCKET/KEY
     #[arg(long, value_name = "PATH-or-URI")]
     pub(crate) model: String,
 
@@ -100,6 +106,11 @@ pub(crate) struct Args {
     /// PEM file of certificates to trust besides the system's when fetching weights
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+
+    /// Directory of secrets for fetching weights, each a file: HF_TOKEN, AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, .dockerconfigjson [default: the environment]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) credentials_dir: Option<PathBuf>,
 
     /// With --backend sim: the model and accelerators that are simulated, unless --model
     /// sim://PROFILE says it [default: llama-3.1-8b-h100]

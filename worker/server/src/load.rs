@@ -135,7 +135,7 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "the engine panicked".to_owned(),
         };
-        member.enter(Phase::Failed(reason));
+        member.enter(Phase::Failed(reason.into()));
     };
     let spawned = thread::Builder::new().name("engine".to_owned()).spawn(run);
     assert!(spawned.is_ok(), "a process that cannot start a thread cannot do anything");

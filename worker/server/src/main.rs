@@ -1,7 +1,7 @@
 //! One member of a replica: OpenAI's API over HTTP, the operator's gRPC, and the engine's thread.
 //!
 //! ```text
-//! weights (path, https, hf) → load → engine's thread ⇄ drive ⇄ http ⇄ clients
+//! weights (path, https, hf, oci, s3) → load → engine's thread ⇄ drive ⇄ http ⇄ clients
 //!    or sim: no weights ────────┘
 //!                  member: fetching → loading → ready → draining → http, control
 //! ```
@@ -28,13 +28,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use naru_protocol::tls::{Identity, Role};
+use naru_protocol::worker::v1::WeightsFault;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
 use crate::args::Args;
 use crate::http::{Connections, Http};
 use crate::load::{EngineSettings, Source};
-use crate::member::{Member, Phase};
+use crate::member::{Failure, Member, Phase};
 use crate::shutdown::Signals;
 use crate::sim::SimSettings;
 use crate::weights::{Fetcher, ModelUri};
@@ -68,9 +69,18 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            say(&error);
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// The last line of the log: for people, and for programs what kind of failure it is.
+fn say(error: &anyhow::Error) {
+    let fault = error.downcast_ref::<Failure>().map(|failure| failure.fault);
+    match fault.filter(|fault| *fault != WeightsFault::Unspecified) {
+        Some(fault) => tracing::error!(weights_fault = fault.as_str_name(), "{error:#}"),
+        None => tracing::error!("{error:#}"),
     }
 }
 
@@ -144,7 +154,7 @@ impl Plan {
             shutdown::exit_with_stdin();
         }
         tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member)));
-        shutdown::wait(&member, connections).await.map_err(anyhow::Error::msg)
+        shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
     }
 }
 
@@ -196,7 +206,8 @@ async fn listen(
     let member = Arc::clone(member);
     tokio::spawn(async move {
         if let Err(error) = control::serve(control, Arc::clone(&member), identity).await {
-            member.enter(Phase::Failed(format!("the control server ended: {error}")));
+            let words = format!("the control server ended: {error}");
+            member.enter(Phase::Failed(words.into()));
         }
     });
     Ok(())
@@ -216,8 +227,9 @@ async fn obtain_and_load(args: Args, model: Model, settings: EngineSettings, mem
     match fetcher.obtain(&uri).await {
         Ok(path) => load::start(member, settings, Source::Weights(path)),
         Err(error) => {
-            let reason = format!("{:#}", anyhow::Error::new(error));
-            member.enter(Phase::Failed(reason));
+            let fault = error.fault();
+            let words = format!("{:#}", anyhow::Error::new(error));
+            member.enter(Phase::Failed(Failure { words, fault }));
         }
     }
 }

@@ -4,12 +4,28 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use naru_engine::{ChatTemplate, Tokenizer};
-use naru_protocol::worker::v1::{Progress, State, StatusReport, Totals};
+use naru_protocol::worker::v1::{Progress, State, StatusReport, Totals, WeightsFault};
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::drive::Drive;
 use crate::metrics::Metrics;
+
+/// Why nothing can be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub(crate) struct Failure {
+    /// For people.
+    pub(crate) words: String,
+    /// For programs, if it is the weights.
+    pub(crate) fault: WeightsFault,
+}
+
+impl From<String> for Failure {
+    fn from(words: String) -> Self {
+        Self { words, fault: WeightsFault::Unspecified }
+    }
+}
 
 /// Where the member is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +39,7 @@ pub(crate) enum Phase {
     /// Running requests finish, new ones are refused.
     Draining,
     /// Nothing can be served, and why.
-    Failed(String),
+    Failed(Failure),
 }
 
 /// Bytes done of bytes in all; a total of 0 is not known.
@@ -159,13 +175,14 @@ impl Member {
         let Condition { phase, fetch, load } = self.condition.borrow().clone();
         let progress =
             |bytes: Bytes| Some(Progress { bytes_done: bytes.done, bytes_total: bytes.total });
-        let (state, reason) = match phase {
-            Phase::Fetching => (State::Fetching, String::new()),
-            Phase::Loading => (State::Loading, String::new()),
-            Phase::Ready => (State::Ready, String::new()),
-            Phase::Draining => (State::Draining, String::new()),
-            Phase::Failed(reason) => (State::Failed, reason),
+        let (state, failure) = match phase {
+            Phase::Fetching => (State::Fetching, None),
+            Phase::Loading => (State::Loading, None),
+            Phase::Ready => (State::Ready, None),
+            Phase::Draining => (State::Draining, None),
+            Phase::Failed(failure) => (State::Failed, Some(failure)),
         };
+        let Failure { words: reason, fault } = failure.unwrap_or_else(|| String::new().into());
         let current = self.served().map(|served| *served.drive.load().borrow()).unwrap_or_default();
         let stats = current.stats;
         StatusReport {
@@ -186,6 +203,7 @@ impl Member {
                 generation_tokens: stats.generation_tokens_total,
                 preemptions: stats.preemptions_total,
             }),
+            weights_fault: fault.into(),
             context_tokens_max: self.served().map_or(0, |one| one.context_tokens_max as u64),
         }
     }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
 use crate::http::Connections;
-use crate::member::{Member, Phase};
+use crate::member::{Failure, Member, Phase};
 
 /// After running answers were cut, time for their last event to reach the clients.
 const CUT: Duration = Duration::from_secs(1);
@@ -65,11 +65,11 @@ pub(crate) fn exit_with_stdin() {
 }
 
 /// Returns when this member is done: drained, or failed and why.
-pub(crate) async fn wait(member: &Member, connections: Connections) -> Result<(), String> {
+pub(crate) async fn wait(member: &Member, connections: Connections) -> Result<(), Failure> {
     member.changes().ending().await;
-    if let Phase::Failed(reason) = member.phase() {
+    if let Phase::Failed(failure) = member.phase() {
         sleep(LAST_REPORT).await;
-        return Err(reason);
+        return Err(failure);
     }
     let seconds = member.drain_seconds();
     let drained = async {
@@ -88,7 +88,7 @@ pub(crate) async fn wait(member: &Member, connections: Connections) -> Result<()
     }
     tracing::info!("drained");
     match member.phase() {
-        Phase::Failed(reason) => Err(reason),
+        Phase::Failed(failure) => Err(failure),
         _ => Ok(()),
     }
 }

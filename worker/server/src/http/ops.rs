@@ -21,7 +21,9 @@ pub(super) async fn metrics(State(http): State<Shared>) -> Response {
 /// 200 as long as the process can do anything at all.
 pub(super) async fn healthz(State(http): State<Shared>) -> Response {
     match http.member.phase() {
-        Phase::Failed(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response(),
+        Phase::Failed(failure) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, failure.words).into_response()
+        }
         _ => "ok\n".into_response(),
     }
 }

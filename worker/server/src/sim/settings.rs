@@ -210,7 +210,7 @@ mod tests {
         check_refused("--model sim://qwen3-8b-h100?sped=2 --backend sim", "`sped`");
         check_refused("--model sim://qwen3-8b-h100?speed=fast --backend sim", "speed=fast");
         check_refused("--model sim://qwen3-8b-h100?speed=-3 --backend sim", "0.01");
-        check_refused("--model s3://bucket/x --backend sim", "no scheme");
+        check_refused("--model ftp://host/x --backend sim", "no scheme");
         check_refused("--model sim://qwen3-8b-h100 --backend sim --sim-profile x", "differ");
         check_refused("--model m --backend sim --sim-speed 0.001", "0.01");
         check_refused("--model m --backend sim --sim-speed=-1", "0.01");

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 
 use sha2::{Digest, Sha256};
 
@@ -20,7 +21,7 @@ pub(super) fn check(path: &Path, expected: &str) -> Result<(), FetchError> {
     let failed = |source| FetchError::Read { path: path.to_owned(), source };
     let actual = match path.is_dir() {
         true => of_directory(path).map_err(failed)?,
-        false => hex(&of_file(path).map_err(failed)?.finalize()),
+        false => of_file(path).map_err(failed)?,
     };
     if actual == expected {
         return Ok(());
@@ -29,15 +30,33 @@ pub(super) fn check(path: &Path, expected: &str) -> Result<(), FetchError> {
     Err(FetchError::WrongDigest { path, expected, actual })
 }
 
-/// The state after a whole file, so that what is still to come can be added.
-pub(super) fn of_file(path: &Path) -> io::Result<Sha256> {
+/// Of the file at `path` that is still being written: follows `prefixes`, which say how much of
+/// its beginning is there, until they end.
+pub(super) fn along(path: &Path, prefixes: &Receiver<u64>) -> Result<String, FetchError> {
+    let failed = |source| FetchError::Read { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut hashed = 0;
+    for prefix in prefixes {
+        while hashed < prefix {
+            let bytes = usize::try_from(prefix - hashed).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+            file.read_exact(&mut buffer[..bytes]).map_err(failed)?;
+            hasher.update(&buffer[..bytes]);
+            hashed += bytes as u64;
+        }
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+fn of_file(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let bytes = file.read(&mut buffer)?;
         if bytes == 0 {
-            return Ok(hasher);
+            return Ok(hex(&hasher.finalize()));
         }
         hasher.update(&buffer[..bytes]);
     }
@@ -50,7 +69,7 @@ fn of_directory(directory: &Path) -> io::Result<String> {
     visit(directory, Path::new(""), &mut files)?;
     let mut lines = Vec::new();
     for name in files {
-        let digest = hex(&of_file(&directory.join(&name))?.finalize());
+        let digest = of_file(&directory.join(&name))?;
         lines.push(format!("{digest}  {}\n", name.display()));
     }
     lines.sort();

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use naru_protocol::worker::v1::WeightsFault;
 use reqwest::StatusCode;
 
 /// Weights that are not here.
@@ -29,21 +30,34 @@ pub(crate) enum FetchError {
     Certificate { url: String, source: reqwest::Error },
     #[error("fetching {url}: the network failed; try again, what has come is kept")]
     Network { url: String, source: reqwest::Error },
-    #[error("fetching {url}: 401, a token is needed; set HF_TOKEN to one that may read it")]
+    #[error(
+        "fetching {url}: 401, a token or login is needed; set HF_TOKEN for a hub, give \
+         --credentials-dir with a login for a registry"
+    )]
     Unauthorized { url: String },
     #[error(
-        "fetching {url}: 403, not allowed; accept the licence on the model's page, or set HF_TOKEN \
-         to a token that may read it"
+        "fetching {url}: 403, not allowed; give a token or keys that may read it, or accept the \
+         licence on the model's page"
     )]
     Forbidden { url: String },
     #[error("fetching {url}: 404, no such file; check its name and the revision")]
     NotFound { url: String },
-    #[error("fetching {url}: the server answered {status}; try again later")]
+    #[error("fetching {url}: the server answered {status}; {}", after(*status))]
     Status { url: String, status: StatusCode },
     #[error("fetching {url}: the server sent {actual} bytes of {expected}; try again")]
     Short { url: String, expected: u64, actual: u64 },
-    #[error("the disk of {path} is full; free some space or set --cache-dir")]
-    DiskFull { path: PathBuf, source: io::Error },
+    #[error(
+        "fetching {url}: the server has {actual} bytes of a file of {expected}; upload it again"
+    )]
+    WrongSize { url: String, expected: u64, actual: u64 },
+    #[error("fetching {url}: the file changes while it is fetched; try again when it rests")]
+    Changing { url: String },
+    #[error("the server {endpoint} cannot be used: {reason}")]
+    Endpoint { endpoint: String, reason: String },
+    #[error(
+        "the disk of {path} is full{}; free some space or set --cache-dir", room(*needed)
+    )]
+    DiskFull { path: PathBuf, needed: Option<u64>, source: io::Error },
     #[error("writing {path}; check its permissions or set --cache-dir")]
     Write { path: PathBuf, source: io::Error },
     #[error("reading {path}")]
@@ -55,14 +69,16 @@ pub(crate) enum FetchError {
     WrongDigest { path: PathBuf, expected: String, actual: String },
     #[error("reading the list of files at {url}: is it a Hugging Face hub? check HF_ENDPOINT")]
     Listing { url: String, source: serde_json::Error },
-    #[error("{repo} has no .gguf file and no .safetensors with a config.json")]
-    NoWeights { repo: String },
-    #[error("{repo} has several .gguf files; name one: {}", choices.join(", "))]
-    SeveralFiles { repo: String, choices: Vec<String> },
-    #[error("{repo} has no file {file}")]
-    NoSuchFile { repo: String, file: String },
-    #[error("{repo} lists a file with an unsafe name")]
-    UnsafeName { repo: String },
+    #[error("{place} has no .gguf file and no .safetensors with a config.json")]
+    NoWeights { place: String },
+    #[error("{place} has several .gguf files; name one: {}", choices.join(", "))]
+    SeveralFiles { place: String, choices: Vec<String> },
+    #[error("{place} has no file {file}")]
+    NoSuchFile { place: String, file: String },
+    #[error("{place} lists a file with an unsafe name")]
+    UnsafeName { place: String },
+    #[error("{place} has {name} as a packed directory; push its files one by one")]
+    PackedDirectory { place: String, name: String },
     #[error("the process is ending")]
     Ended,
 }
@@ -99,9 +115,38 @@ impl FetchError {
     pub(super) fn of_write(path: PathBuf, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path, source }
+                Self::DiskFull { path, needed: None, source }
             }
             _ => Self::Write { path, source },
+        }
+    }
+
+    /// What of weights is wrong, so that others can say what to do about it.
+    pub(crate) fn fault(&self) -> WeightsFault {
+        match self {
+            Self::Unauthorized { .. } | Self::Forbidden { .. } => WeightsFault::Unauthorized,
+            Self::WrongDigest { .. } | Self::WrongSize { .. } => WeightsFault::Corrupt,
+            Self::DiskFull { .. } => WeightsFault::NoSpace,
+            Self::CaFile { .. }
+            | Self::Client { .. }
+            | Self::Name { .. }
+            | Self::Refused { .. }
+            | Self::Certificate { .. }
+            | Self::Network { .. }
+            | Self::Status { .. }
+            | Self::Short { .. }
+            | Self::Changing { .. }
+            | Self::Endpoint { .. }
+            | Self::Listing { .. } => WeightsFault::Unreachable,
+            Self::NotFound { .. }
+            | Self::Write { .. }
+            | Self::Read { .. }
+            | Self::NoWeights { .. }
+            | Self::SeveralFiles { .. }
+            | Self::NoSuchFile { .. }
+            | Self::UnsafeName { .. }
+            | Self::PackedDirectory { .. } => WeightsFault::Missing,
+            Self::Ended => WeightsFault::Unspecified,
         }
     }
 
@@ -112,14 +157,25 @@ impl FetchError {
             | Self::Refused { .. }
             | Self::Network { .. }
             | Self::Short { .. } => true,
-            Self::Status { status, .. } => {
-                status.is_server_error()
-                    || *status == StatusCode::TOO_MANY_REQUESTS
-                    || *status == StatusCode::REQUEST_TIMEOUT
-            }
+            Self::Status { status, .. } => is_passing(*status),
             _ => false,
         }
     }
+}
+
+/// What to do after an answer that is no success.
+fn after(status: StatusCode) -> &'static str {
+    if is_passing(status) { "try again later" } else { "check the address, and for S3 the region" }
+}
+
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT
+}
+
+fn room(needed: Option<u64>) -> String {
+    needed.map_or(String::new(), |bytes| format!(" ({bytes} bytes are needed)"))
 }
 
 fn chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {

@@ -1,19 +1,33 @@
 //! Weights: from wherever they are to a path on this machine.
 //!
-//! `uri` (what was asked for) → `hub` (which files that is) → `fetch` (each file: lock, resume,
-//! check, rename) → a path for the engine. `digest` checks, `progress` tells.
+//! ```text
+//! uri (what was asked for) → hub, oci, s3 (which files there are) → choice (which of them)
+//!   → versions (where they go) → fetch (one file: lock, check, rename)
+//!   → download (its pieces, by several connections) → part, journal, spans (what is here)
+//! ```
+//! `credentials` opens, `digest` checks, `retries` waits, `progress` tells.
 
+mod choice;
+mod credentials;
 mod digest;
+mod download;
 mod error;
 mod fetch;
 mod hub;
+mod journal;
+mod oci;
+mod part;
 mod progress;
+mod retries;
+mod s3;
+mod spans;
 mod uri;
+mod versions;
 
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,21 +40,27 @@ pub(crate) use error::FetchError;
 pub(crate) use progress::Progress;
 pub(crate) use uri::ModelUri;
 
-use fetch::{FileRequest, Patience};
+use credentials::{Logins, Wallet};
+use fetch::FileRequest;
+use retries::Patience;
+use s3::S3Settings;
 
 /// Connecting takes no longer, nor does a server that has stopped sending.
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+const USER_AGENT: &str = concat!("naru-worker/", env!("CARGO_PKG_VERSION"));
 
 /// Where weights come from and go to.
 #[derive(Debug, Clone)]
-pub(crate) struct Sources {
-    pub(crate) cache_dir: PathBuf,
-    pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) sha256: Option<String>,
-    pub(crate) hub_endpoint: String,
-    pub(crate) hub_token: Option<String>,
-    pub(crate) patience: Patience,
+struct Sources {
+    cache_dir: PathBuf,
+    ca_file: Option<PathBuf>,
+    sha256: Option<String>,
+    hub_endpoint: String,
+    hub_token: Option<String>,
+    logins: Logins,
+    s3: S3Settings,
+    patience: Patience,
 }
 
 /// Brings weights here.
@@ -52,15 +72,17 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// As the command line and the environment say.
     pub(crate) fn new(args: &Args, member: Arc<Member>) -> Self {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let wallet = Wallet { directory: args.credentials_dir.clone() };
         let endpoint =
-            variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
+            wallet.get("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         let sources = Sources {
             cache_dir: args.cache_dir.clone().unwrap_or_else(default_cache_dir),
             ca_file: args.ca_file.clone(),
             sha256: args.sha256.clone(),
             hub_endpoint: endpoint.trim_end_matches('/').to_owned(),
-            hub_token: variable("HF_TOKEN"),
+            hub_token: wallet.get("HF_TOKEN"),
+            logins: wallet.logins(),
+            s3: S3Settings::read(&wallet),
             patience: Patience::default(),
         };
         Self { sources, member }
@@ -69,12 +91,16 @@ impl Fetcher {
     /// The path of the weights, once they are all here and are what `--sha256` says.
     pub(crate) async fn obtain(&self, uri: &ModelUri) -> Result<PathBuf, FetchError> {
         let start = Instant::now();
-        let path = match uri {
-            ModelUri::Path(path) => path.clone(),
-            ModelUri::Http(url) => self.obtain_url(url).await?,
-            ModelUri::Hub(repo) => hub::obtain(&self.sources, &self.client()?, repo, self).await?,
+        let (path, is_checked) = match uri {
+            ModelUri::Path(path) => (path.clone(), false),
+            ModelUri::Http(url) => (self.obtain_url(url).await?, true),
+            ModelUri::Hub(repo) => (hub::obtain(&self.client()?, repo, self).await?, false),
+            ModelUri::Oci(artifact) => (oci::obtain(&self.client()?, artifact, self).await?, false),
+            ModelUri::S3(object) => {
+                (s3::obtain(&self.client()?, object, self).await?, !object.is_folder())
+            }
         };
-        if let Some(expected) = self.sources.sha256.clone() {
+        if let Some(expected) = self.sources.sha256.clone().filter(|_| !is_checked) {
             let path = path.clone();
             let check = move || digest::check(&path, &expected);
             tokio::task::spawn_blocking(check).await.map_err(|_| FetchError::Ended)??;
@@ -85,19 +111,29 @@ impl Fetcher {
     }
 
     async fn obtain_url(&self, url: &str) -> Result<PathBuf, FetchError> {
-        let target = self.sources.cache_dir.join("http").join(uri::cache_name(url));
+        let shown = uri::shown(url);
         let request = FileRequest {
-            url: url.to_owned(),
-            token: None,
-            target: target.clone(),
+            signed: (shown != url).then(|| url.to_owned()),
+            url: shown,
+            authorization: None,
+            target: self.sources.cache_dir.join("http").join(uri::cache_name(url)),
             sha256: self.sources.sha256.clone(),
             size: None,
+            may_differ: true,
         };
+        self.obtain_file(&self.client()?, request).await
+    }
+
+    /// The path of one file by itself, once it is here.
+    async fn obtain_file(
+        &self,
+        client: &Client,
+        request: FileRequest,
+    ) -> Result<PathBuf, FetchError> {
         let mut progress = self.follow(0);
-        let client = self.client()?;
-        fetch::file(&client, &request, &self.sources.patience, &mut progress).await?;
+        fetch::file(client, &request, &self.sources.patience, &mut progress).await?;
         progress.finish();
-        Ok(target)
+        Ok(request.target)
     }
 
     /// Made only when something has to be fetched: reading the system's certificates takes time.
@@ -105,14 +141,15 @@ impl Fetcher {
         // Somebody else's provider, installed before, is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
-            .user_agent(concat!("naru-worker/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_MAX)
             .read_timeout(SILENCE_MAX);
         if let Some(path) = &self.sources.ca_file {
-            let failed = |source| FetchError::CaFile { path: path.clone(), source };
-            let pem = std::fs::read(path).map_err(failed)?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| failed(std::io::Error::other(error)))?;
+            let pem = read_ca_file(path)?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| {
+                let source = std::io::Error::other(error);
+                FetchError::CaFile { path: path.clone(), source }
+            })?;
             builder = builder.tls_certs_merge(certificates);
         }
         builder.build().map_err(|source| FetchError::Client { source })
@@ -158,6 +195,10 @@ impl FetchProgress {
     fn finish(self) {
         self.shown.finish();
     }
+}
+
+fn read_ca_file(path: &Path) -> Result<Vec<u8>, FetchError> {
+    std::fs::read(path).map_err(|source| FetchError::CaFile { path: path.to_owned(), source })
 }
 
 /// `$XDG_CACHE_HOME/naru`, else `~/.cache/naru`, else a directory for temporary files.

@@ -67,7 +67,7 @@ async fn a_worker_does_not_outlive_its_parent() {
 #[test]
 fn bad_usage_is_exit_code_2() {
     for (arguments, part) in [
-        (&["--model", "s3://bucket/model"] as &[&str], "`s3`"),
+        (&["--model", "pvc://claim/model"] as &[&str], "`pvc`"),
         (&["--model", "hf://nobody"], "hf://ORG/REPO"),
         (&["--model", "x", "--kv-cache-memory", "2 apples"], "--kv-cache-memory"),
         (&["--model", "x", "--max-sequences", "9999"], "--max-batch-tokens"),

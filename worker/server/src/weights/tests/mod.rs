@@ -1,5 +1,7 @@
 //! Fetching from a server on this machine that misbehaves as real ones do.
 
+mod resume;
+mod stores;
 mod tls;
 
 use std::collections::VecDeque;
@@ -20,8 +22,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 
+use super::credentials::Logins;
 use super::digest::hex;
-use super::fetch::Patience;
+use super::retries::Patience;
+use super::s3::S3Settings;
 use super::{FetchError, Fetcher, ModelUri, Sources};
 use crate::member::Member;
 
@@ -37,15 +41,21 @@ enum Next {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     path: String,
+    query: String,
     range: Option<String>,
     authorization: Option<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Script {
     body: Vec<u8>,
     token: Option<&'static str>,
-    listing: Option<serde_json::Value>,
+    /// What is answered to a request for this path and query.
+    pages: Vec<(String, String)>,
+    has_ranges: bool,
+    has_tag: bool,
+    /// Before each 64 KiB.
+    pause: Duration,
     next: VecDeque<Next>,
     seen: Vec<Seen>,
 }
@@ -59,16 +69,18 @@ async fn answer(State(script): State<Shared>, request: Request) -> Response {
         value.map(|value| value.to_str().expect("ASCII").to_owned())
     };
     let path = request.uri().path().to_owned();
-    let authorization = header(AUTHORIZATION);
-    script.seen.push(Seen { path: path.clone(), range: header(RANGE), authorization });
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let (range, authorization) = (header(RANGE), header(AUTHORIZATION));
+    script.seen.push(Seen { path: path.clone(), query, range, authorization });
     let given = header(AUTHORIZATION);
     if script.token.is_some_and(|token| given != Some(format!("Bearer {token}"))) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
+    if let Some((_, page)) = script.pages.iter().find(|(found, _)| *found == path) {
+        return page.clone().into_response();
+    }
     if path.starts_with("/api/") {
-        return script.listing.as_ref().map_or(StatusCode::NOT_FOUND.into_response(), |listing| {
-            axum::Json(listing).into_response()
-        });
+        return StatusCode::NOT_FOUND.into_response();
     }
     let mut cut = None;
     match script.next.pop_front() {
@@ -79,34 +91,48 @@ async fn answer(State(script): State<Shared>, request: Request) -> Response {
         Some(Next::ChangeTo(body)) => script.body = body.to_vec(),
     }
     let tag = format!("\"{}\"", &hex(&Sha256::digest(&script.body))[..8]);
+    let asked = header(RANGE).filter(|_| script.has_ranges);
+    let asked = asked.filter(|_| header(IF_RANGE).is_none_or(|version| version == tag));
+    file(&script, asked.as_deref(), &tag, cut)
+}
+
+/// The file, or the range of it that was asked for, in chunks.
+fn file(script: &Script, asked: Option<&str>, tag: &str, cut: Option<usize>) -> Response {
     let total = script.body.len();
-    let start = header(RANGE).filter(|_| header(IF_RANGE) == Some(tag.clone()));
-    let start: usize = start.map_or(0, |range| {
-        let start = range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
-        start.expect("a range to the end").parse().expect("a number")
+    let range = asked.map_or(0..total, |range| {
+        let range = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+        let (start, last) = range.expect("a range");
+        let last: usize = last.parse().expect("a number");
+        start.parse().expect("a number")..(last + 1).min(total)
     });
-    let rest = Bytes::copy_from_slice(&script.body[start..]);
-    let body = match cut {
-        None => Body::from(rest.clone()),
-        Some(bytes) => {
-            Body::from_stream(futures::stream::unfold(Some(rest.slice(..bytes)), async |part| {
-                match part {
-                    Some(part) => Some((Ok(part), None)),
-                    None => {
-                        // The first part is on its way by now.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        Some((Err(std::io::Error::other("cut")), None))
-                    }
-                }
-            }))
-        }
-    };
-    let mut response = Response::new(body);
+    if range.is_empty() && asked.is_some() {
+        return StatusCode::RANGE_NOT_SATISFIABLE.into_response();
+    }
+    let whole = Bytes::copy_from_slice(&script.body[range.clone()]);
+    let sent = whole.slice(..cut.unwrap_or(whole.len()));
+    let pause = script.pause;
+    let body =
+        futures::stream::unfold((sent, cut.is_some()), move |(mut left, is_cut)| async move {
+            if left.is_empty() && is_cut {
+                // What was sent is on its way by now.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Some((Err(std::io::Error::other("cut")), (left, false)));
+            }
+            if left.is_empty() {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            let chunk = left.split_to(left.len().min(64 << 10));
+            Some((Ok(chunk), (left, is_cut)))
+        });
+    let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
-    headers.insert(ETAG, tag.parse().expect("a header"));
-    headers.insert(CONTENT_LENGTH, rest.len().into());
-    if start > 0 {
-        let range = format!("bytes {start}-{}/{total}", total - 1);
+    if script.has_tag {
+        headers.insert(ETAG, tag.parse().expect("a header"));
+    }
+    headers.insert(CONTENT_LENGTH, whole.len().into());
+    if asked.is_some() {
+        let range = format!("bytes {}-{}/{total}", range.start, range.end - 1);
         headers.insert(CONTENT_RANGE, range.parse().expect("a header"));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
@@ -124,7 +150,16 @@ const BODY: &[u8] = b"GGUF, or so it says: 0123456789 0123456789 0123456789";
 
 impl Bench {
     async fn start() -> Self {
-        let script = Script { body: BODY.to_vec(), ..Script::default() };
+        let script = Script {
+            body: BODY.to_vec(),
+            token: None,
+            pages: Vec::new(),
+            has_ranges: true,
+            has_tag: true,
+            pause: Duration::ZERO,
+            next: VecDeque::new(),
+            seen: Vec::new(),
+        };
         let script = Arc::new(Mutex::new(script));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -148,6 +183,13 @@ impl Bench {
             sha256: None,
             hub_endpoint: format!("http://{}", self.address),
             hub_token: None,
+            logins: Logins::default(),
+            s3: S3Settings {
+                endpoint: Some(format!("http://{}", self.address)),
+                region: "us-east-1".to_owned(),
+                virtual_host: false,
+                credentials: None,
+            },
             patience: Patience { attempts: 3, first_pause: Duration::from_millis(5) },
         };
         change(&mut sources);
@@ -209,7 +251,7 @@ async fn a_cut_connection_goes_on_where_it_broke_off() {
     let path = fetcher.obtain(&bench.url()).await.expect("resumed");
     assert_eq!(content(&path), BODY);
     let ranges: Vec<_> = bench.seen().into_iter().filter_map(|seen| seen.range).collect();
-    assert_eq!(ranges, ["bytes=20-", "bytes=30-"]);
+    assert_eq!(ranges, ["bytes=0-4194303", "bytes=20-52", "bytes=30-52"]);
 }
 
 #[tokio::test]
@@ -238,9 +280,10 @@ async fn failures_say_what_to_do() {
     }
     for (status, part, requests) in [
         (StatusCode::UNAUTHORIZED, "set HF_TOKEN", 1),
-        (StatusCode::FORBIDDEN, "accept the licence", 1),
+        (StatusCode::FORBIDDEN, "may read it", 1),
         (StatusCode::NOT_FOUND, "check its name", 1),
         (StatusCode::SERVICE_UNAVAILABLE, "try again later", 3),
+        (StatusCode::BAD_REQUEST, "check the address", 1),
     ] {
         let bench = Bench::start().await;
         bench.set(|script| script.next.extend(vec![Next::Answer(status); 9]));
@@ -273,14 +316,15 @@ async fn a_passing_failure_is_not_the_end() {
 }
 
 /// A listing of the hub with these files, the last of them with its digest.
-fn listing(names: &[&str]) -> serde_json::Value {
+fn listing(repo: &str, revision: &str, names: &[&str]) -> Vec<(String, String)> {
     let digest = hex(&Sha256::digest(BODY));
     let file = |name: &&str| {
         let large = json!({"sha256": digest, "size": BODY.len()});
         let large = if Some(name) == names.last() { large } else { json!(null) };
         json!({"rfilename": name, "size": BODY.len(), "lfs": large})
     };
-    json!({"sha": "c0ffee", "siblings": names.iter().map(file).collect::<Vec<_>>()})
+    let listing = json!({"sha": "c0ffee", "siblings": names.iter().map(file).collect::<Vec<_>>()});
+    vec![(format!("/api/models/{repo}/revision/{revision}"), listing.to_string())]
 }
 
 #[tokio::test]
@@ -289,7 +333,7 @@ async fn a_hub_repository_is_fetched_with_the_token_and_only_there() {
     let stored = format!("http://{}/blob", store.address);
     hub.set(|script| {
         script.token = Some("secret");
-        script.listing = Some(listing(&["README.md", "m.gguf"]));
+        script.pages = listing("org/repo", "main", &["README.md", "m.gguf"]);
         script.next.push_back(Next::Redirect(stored));
     });
     let uri: ModelUri = "hf://org/repo@main".parse().expect("a URI");
@@ -308,7 +352,8 @@ async fn a_hub_repository_is_fetched_with_the_token_and_only_there() {
 #[tokio::test]
 async fn a_hub_that_cannot_be_reached_is_not_needed_twice() {
     let bench = Bench::start().await;
-    bench.set(|script| script.listing = Some(listing(&["config.json", "model.safetensors"])));
+    let names = ["config.json", "model.safetensors"];
+    bench.set(|script| script.pages = listing("org/repo", "main", &names));
     let uri: ModelUri = "hf://org/repo".parse().expect("a URI");
     let path = bench.fetcher(|_| {}).obtain(&uri).await.expect("fetched");
     let gone = |sources: &mut Sources| sources.hub_endpoint = "http://127.0.0.1:9".to_owned();
@@ -321,7 +366,7 @@ async fn a_hub_that_cannot_be_reached_is_not_needed_twice() {
 async fn the_files_of_a_hub_repository_are_chosen_by_rule() {
     async fn check(fact: &str, names: &[&str], uri: &str, expected: Result<&[&str], &str>) {
         let bench = Bench::start().await;
-        bench.set(|script| script.listing = Some(listing(names)));
+        bench.set(|script| script.pages = listing("o/r", "main", names));
         let uri: ModelUri = uri.parse().expect(fact);
         let result = bench.fetcher(|_| {}).obtain(&uri).await;
         match expected {
