@@ -131,10 +131,39 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
     ),
     (
         Reason::WeightsMissing,
-        "Weights could not be fetched, or are not those of model.sha256. It is tried again \
+        "There are no weights at model.uri, or none that this worker can use. It is tried again \
          after a wait.",
-        "Correct model.uri or model.sha256, or make the weights reachable from the nodes.",
+        "Correct model.uri, or put the weights there.",
+        SPEC,
+    ),
+    (
+        Reason::WeightsUnauthorized,
+        "Whoever has the weights asks for a token, a key or a login, or does not accept the one \
+         that was given. It is tried again after a wait.",
+        "Put HF_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a .dockerconfigjson into \
+         a Secret, and name it in model.secretName.",
+        SPEC,
+    ),
+    (
+        Reason::WeightsUnreachable,
+        "Whoever has the weights cannot be reached from the node, is not trusted, or fails. What \
+         has come is kept where the cache outlives the pod. It is tried again after a wait.",
+        "Let nodes reach the address: DNS, HTTPS_PROXY, SSL_CERT_FILE or HF_ENDPOINT in \
+         podTemplate.env.",
         LOGS,
+    ),
+    (
+        Reason::WeightsCorrupt,
+        "The weights are other bytes than model.sha256, or their publisher, says. They were \
+         thrown away, and are fetched again after a wait.",
+        "Correct model.sha256, or upload the weights again.",
+        SPEC,
+    ),
+    (
+        Reason::DiskFull,
+        "The disk has no room for the weights. It is tried again after a wait.",
+        "Free space on the node, or make the claim naru-weights of the namespace larger.",
+        "kubectl get persistentvolumeclaim -n NAMESPACE",
     ),
     (Reason::WeightsLoaded, "The weights were fetched and accepted.", "", ""),
     (

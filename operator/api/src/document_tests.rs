@@ -360,9 +360,9 @@ fn rules() {
             "podTemplate: {volumes: [{name: a, mountPath: /etc/naruto, secret: {secretName: b}}]}",
         ),
     );
-    for uri in ["file://a", "http://a/b", "s3://a/b", "hf://", "models/a.gguf"] {
+    for uri in ["file://a", "http://a/b", "ftp://a/b", "hf://", "models/a.gguf"] {
         let text = SMALLEST.replace("file:///models/solar.gguf", uri);
-        let words = "must start with file:///, hf://, https:// or sim://";
+        let words = "must start with file:///, hf://, https://, oci://, s3://, pvc:// or sim://";
         refused(uri, &[&text], &[("spec.model.uri", RuleBroken, words)]);
     }
     for name in ["Solar", "a.b", "-a", &"a".repeat(49)] {

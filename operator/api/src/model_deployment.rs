@@ -117,6 +117,7 @@ impl ModelDeploymentSpec {
     /// The fields that are given and that only a cluster obeys.
     pub(crate) fn cluster_fields(&self) -> Vec<&'static str> {
         let fields = [
+            ("model.secretName", self.model.secret_name.is_some()),
             ("scaling", self.scaling.is_some()),
             ("placement", self.placement.is_some()),
             ("podTemplate", self.pod_template.is_some()),
@@ -133,13 +134,19 @@ fn default_replicas() -> u32 {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Model {
-    /// Where the weights are: `file:///path`, `hf://owner/repository[@revision][/file]` or
-    /// `https://host/path`. A GGUF file, or a directory with config.json and safetensors. With
+    /// Where the weights are: `file:///path`, `hf://owner/repository[@revision][/file]`,
+    /// `https://host/path`, `oci://registry/repository:tag`, `s3://bucket/key` or, on a cluster,
+    /// `pvc://claim/path`. A GGUF file, or a directory with config.json and safetensors. With
     /// backend sim also `sim://profile`, which has none.
     #[x_kube(validation = (
-        "['file:///', 'hf://', 'https://', 'sim://']\
+        "['file:///', 'hf://', 'https://', 'oci://', 's3://', 'pvc://', 'sim://']\
          .exists(s, self.startsWith(s) && self.size() > s.size())",
-        "must start with file:///, hf://, https:// or sim:// and name something there"
+        "must start with file:///, hf://, https://, oci://, s3://, pvc:// or sim:// and name \
+         something there"
+    ), validation = (
+        "!self.startsWith('pvc://') || \
+         self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$') && !self.contains('..')",
+        "must be of the form pvc://CLAIM/PATH, without .. in the path"
     ))]
     #[schemars(regex(pattern = r"^\S+$"), length(min = 1, max = 2048))]
     pub uri: String,
@@ -148,6 +155,15 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
+    /// A Secret in the same namespace that opens the weights, by its keys: `HF_TOKEN`;
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`; `.dockerconfigjson`
+    /// for oci. Default: none, they are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub secret_name: Option<String>,
     /// What clients put into `model`; unique among all model deployments; the first is the
     /// canonical one. Default: metadata.name.
     #[x_kube(validation = (

@@ -6,8 +6,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use naru_plan::power::PowerWish;
 use naru_plan::{
     Amounts, Backend, BudgetName, Bytes, DeploymentName, Desired, EngineLimits, Millicores, Millis,
-    ModelSource, ModelUri, PrefixCache, ReplicaCount, ScalingWish, ServedName, ServedNames, Sha256,
-    Strategy, Template, TenantName, Threads, TokenCount, Watts, ZoneName,
+    ModelSource, ModelUri, ObjectName, PrefixCache, ReplicaCount, ScalingWish, ServedName,
+    ServedNames, Sha256, Strategy, Template, TenantName, Threads, TokenCount, Watts, ZoneName,
 };
 
 use crate::access::{Access, Placement, Power};
@@ -80,7 +80,12 @@ fn parse_template(
 fn parse_model(model: &Model, findings: &mut Findings) -> Option<ModelSource> {
     let uri = findings.keep(ModelUri::parse(&model.uri), "spec.model.uri")?;
     let sha256 = model.sha256.as_deref().map(Sha256::parse).transpose();
-    Some(ModelSource { uri, sha256: findings.keep(sha256, "spec.model.sha256")? })
+    let secret = model.secret_name.as_deref().map(ObjectName::parse).transpose();
+    Some(ModelSource {
+        uri,
+        sha256: findings.keep(sha256, "spec.model.sha256")?,
+        secret: findings.keep(secret, "spec.model.secretName")?,
+    })
 }
 
 fn parse_names(

@@ -54,6 +54,11 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub env: Vec<Variable>,
+    /// Secrets of the same namespace that open the registry of the worker's image. Default: those
+    /// of the service account `default`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<PullSecret>,
     /// The PriorityClass of the pods. Default: the cluster's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -130,9 +135,9 @@ pub enum TaintEffect {
     ),
     validation = ("!self.name.startsWith('naru-')", "names that begin with naru- are naru's own"),
     validation = (
-        "!['/etc/naru', '/var/cache/naru'].exists(own, self.mountPath == own || \
-         self.mountPath.startsWith(own + '/'))",
-        "mountPath must not be in /etc/naru or /var/cache/naru: those are naru's own"
+        "!['/etc/naru', '/var/cache/naru', '/var/lib/naru'].exists(own, \
+         self.mountPath == own || self.mountPath.startsWith(own + '/'))",
+        "mountPath must not be in /etc/naru, /var/cache/naru or /var/lib/naru: those are naru's own"
     )
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -186,6 +191,15 @@ pub struct SecretSource {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
+}
+
+/// A Secret with logins to registries.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PullSecret {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// One variable of the environment.

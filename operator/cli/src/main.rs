@@ -12,6 +12,7 @@ mod status;
 mod traces;
 mod trust;
 mod up;
+mod weights;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -17,6 +17,7 @@ use crate::failure::{Failure, then_try};
 use crate::setup;
 use crate::signals::Signals;
 use crate::trust::{self, Trust};
+use crate::weights;
 
 /// The Lease by which one of several operators leads.
 const LEASE: &str = "naru-operator";
@@ -72,6 +73,8 @@ pub(crate) struct Arguments {
     lease_retry_seconds: u64,
     #[command(flatten)]
     trust: trust::Arguments,
+    #[command(flatten)]
+    weights: weights::Arguments,
 }
 
 impl Arguments {
@@ -116,6 +119,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             image: arguments.worker_image.clone(),
             pull_policy: arguments.worker_image_pull_policy.clone(),
             has_tls: true,
+            env: arguments.weights.env(),
+            cache: arguments.weights.cache(),
         };
         let control = setup::listen("--control-listen", arguments.control_listen).await?;
         let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));

@@ -4,8 +4,9 @@ use naru_plan::{Backend, PrefixCache, Sha256, Template};
 
 /// The arguments that say what a worker serves; where it listens is its world's to add.
 ///
-/// Without `threads` it computes on every core it may use.
-pub(crate) fn of_worker(template: &Template, threads: Option<usize>) -> Vec<String> {
+/// `model` is where it finds the weights in its world. Without `threads` it computes on every core
+/// it may use.
+pub(crate) fn of_worker(template: &Template, model: &str, threads: Option<usize>) -> Vec<String> {
     let engine = &template.engine;
     let mut arguments = Vec::new();
     let mut give = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
@@ -13,7 +14,7 @@ pub(crate) fn of_worker(template: &Template, threads: Option<usize>) -> Vec<Stri
         Backend::Cpu => {} // what a worker does unless it is told otherwise
         Backend::Sim => give("backend", "sim".to_owned()),
     }
-    give("model", template.model.uri.as_str().to_owned());
+    give("model", model.to_owned());
     if let Some(sha256) = template.model.sha256.as_ref().map(Sha256::as_str) {
         give("sha256", sha256.to_owned());
     }
@@ -55,7 +56,7 @@ mod tests {
     /// The value of `flag`.
     #[track_caller]
     fn check_flag(fact: &str, spec: &str, flag: &str, value: Option<&str>) {
-        let arguments = of_worker(&template(spec), Some(3));
+        let arguments = of_worker(&template(spec), "file:///m.gguf", Some(3));
         let place = arguments.iter().position(|argument| argument == flag);
         assert_eq!(place.map(|place| arguments[place + 1].as_str()), value, "{fact}");
     }
@@ -68,7 +69,7 @@ mod tests {
         check_flag("what the model says", "", "--max-context-tokens", None);
         check_flag("bytes", "", "--kv-cache-memory", Some("1073741824"));
         check_flag("its own name", "", "--served-name", Some("solar"));
-        let any = of_worker(&template(""), None);
+        let any = of_worker(&template(""), "file:///m.gguf", None);
         assert!(!any.contains(&"--threads".to_owned()), "whatever it may use");
     }
 }

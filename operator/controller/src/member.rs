@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use naru_plan::Millis;
+use naru_plan::{Millis, WeightsFault};
 use naru_protocol::tls::{Alpn, Connector, Identity, Role};
 use naru_protocol::worker::v1::worker_client::WorkerClient;
 use naru_protocol::worker::v1::{DrainRequest, StatusReport, StatusRequest};
@@ -35,6 +35,18 @@ pub(crate) enum Heard {
     Report(StatusReport),
     /// It cannot be heard.
     Silent,
+}
+
+/// What a member says is wrong with weights; what it does not say means that they are not there.
+pub(crate) fn weights_fault(told: naru_protocol::worker::v1::WeightsFault) -> WeightsFault {
+    use naru_protocol::worker::v1::WeightsFault as Told;
+    match told {
+        Told::Unspecified | Told::Missing => WeightsFault::Missing,
+        Told::Unauthorized => WeightsFault::Unauthorized,
+        Told::Unreachable => WeightsFault::Unreachable,
+        Told::Corrupt => WeightsFault::Corrupt,
+        Told::NoSpace => WeightsFault::NoSpace,
+    }
 }
 
 /// A connection to a member's control port, made when it is first needed and again when it broke.

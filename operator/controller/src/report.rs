@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use naru_plan::{Condition, ConditionKind, DeploymentName, Desired, Tenant, Truth};
+use naru_plan::{Condition, ConditionKind, DeploymentName, Desired, Reason, Tenant, Truth};
 use naru_protocol::{Access, ModelEndpoints, Snapshot, SnapshotVersion};
 
 use crate::agenda::Agenda;
@@ -23,6 +23,13 @@ pub(crate) struct Reports {
     has_news: bool,
 }
 
+/// Whether a condition says something else than before; how far a fetch is goes to those who look.
+fn is_news(before: &[Condition], now: &Condition) -> bool {
+    let Some(before) = before.iter().find(|before| before.kind == now.kind) else { return true };
+    let is_same = (before.truth, before.reason) == (now.truth, now.reason);
+    !is_same || (before.message != now.message && now.reason != Reason::Fetching)
+}
+
 impl Reports {
     pub(crate) fn new(outputs: Outputs) -> Self {
         let (conditions, models) = (BTreeMap::new(), BTreeMap::new());
@@ -40,7 +47,7 @@ impl Reports {
         let now: Vec<_> =
             conditions.into_iter().map(|condition| condition.continuing(&before)).collect();
         let deployment = desired.name.to_string();
-        for condition in now.iter().filter(|condition| !before.contains(condition)) {
+        for condition in now.iter().filter(|condition| is_news(&before, condition)) {
             let Condition { kind, truth, reason, message, .. } = condition;
             tracing::info!(deployment, ?kind, status = ?truth, ?reason, "{message}");
         }

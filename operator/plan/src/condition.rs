@@ -71,8 +71,16 @@ pub enum Reason {
     Refused,
     /// A worker refused its configuration.
     ConfigRefused,
-    /// Weights could not be fetched, or were refused.
+    /// Weights are not where they should be, or are none that a worker can use.
     WeightsMissing,
+    /// Whoever has the weights does not let the worker have them.
+    WeightsUnauthorized,
+    /// Whoever has the weights cannot be reached, or does not answer as he should.
+    WeightsUnreachable,
+    /// The weights are other bytes than they should be.
+    WeightsCorrupt,
+    /// The disk has no room for the weights.
+    DiskFull,
     /// The weights are in place.
     WeightsLoaded,
     /// Starting one more replica would promise more memory than there is.
@@ -99,7 +107,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is, in the order in which they are declared.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::Serving,
         Self::Starting,
         Self::Fetching,
@@ -119,6 +127,10 @@ impl Reason {
         Self::Refused,
         Self::ConfigRefused,
         Self::WeightsMissing,
+        Self::WeightsUnauthorized,
+        Self::WeightsUnreachable,
+        Self::WeightsCorrupt,
+        Self::DiskFull,
         Self::WeightsLoaded,
         Self::InsufficientMemory,
         Self::ScaledToZero,

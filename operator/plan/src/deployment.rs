@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{DeploymentName, ModelUri, ServedNames, Sha256, ZoneName};
+use crate::names::{DeploymentName, ModelUri, ObjectName, ServedNames, Sha256, ZoneName};
 use crate::power::PowerWish;
 use crate::rollout::Rollout;
 use crate::scaling::ScalingWish;
@@ -73,6 +73,8 @@ pub struct ModelSource {
     pub uri: ModelUri,
     /// Refuse anything else, when given.
     pub sha256: Option<Sha256>,
+    /// What opens them, kept by their world; `None`: they are open.
+    pub secret: Option<ObjectName>,
 }
 
 /// What computes a replica's steps.
@@ -187,6 +189,9 @@ impl Template {
             if let Some(Bytes(memory)) = amounts.memory {
                 hash.field(&format!("{name}.memory"), &memory.to_string());
             }
+        }
+        if let Some(secret) = &self.model.secret {
+            hash.field("secret", secret.as_str());
         }
         for zone in &self.zones {
             hash.field("zone", zone.as_str());

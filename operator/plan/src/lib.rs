@@ -33,10 +33,12 @@ pub use deployment::{
     Revision, Template,
 };
 pub use names::{
-    BudgetName, DeploymentName, InvalidName, KeyName, ModelUri, ServedName, ServedNames, Sha256,
-    TenantName, ZoneName,
+    BudgetName, ClaimedPath, DeploymentName, InvalidName, KeyName, ModelUri, ObjectName,
+    ServedName, ServedNames, Sha256, TenantName, ZoneName,
 };
-pub use observed::{Observed, PendingReason, Phase, Replica, ReplicaId, WorkerFailure};
+pub use observed::{
+    Observed, PendingReason, Phase, Replica, ReplicaId, WeightsFault, WorkerFailure,
+};
 pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, plan};
 pub use rollout::{ROLLOUT_FAILURES_MAX, Rollout, Strategy};
 pub use scaling::ScalingWish;

@@ -29,8 +29,14 @@ pub enum InvalidName {
     )]
     Label(String),
     /// A URI whose scheme the worker does not fetch.
-    #[error("{0:?} must start with file:///, hf://, https:// or sim://")]
+    #[error("{0:?} must start with file:///, hf://, https://, oci://, s3://, pvc:// or sim://")]
     Uri(String),
+    /// A claim that no cluster could have, or a path that leads out of its volume.
+    #[error("{0:?} must be of the form pvc://CLAIM/PATH, without .. in the path")]
+    Claim(String),
+    /// The name of an object that is not made of DNS labels.
+    #[error("{0:?} is not the name of an object: DNS labels, apart by dots")]
+    Object(String),
     /// A place that no node could be labelled with.
     #[error(
         "{0:?} is not a zone: 1 to 63 of A-Z a-z 0-9 . _ - that begin and end with a letter or \
@@ -224,16 +230,60 @@ impl ServedNames {
 pub struct ModelUri(String);
 
 impl ModelUri {
-    /// Checks the scheme and that something follows it; `InvalidName::Uri` otherwise.
+    /// Checks the scheme and that something follows it; `InvalidName::Uri` otherwise, or
+    /// `InvalidName::Claim`.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        let known = ["file:///", "hf://", "https://", "sim://"]
+        let known = ["file:///", "hf://", "https://", "oci://", "s3://", "pvc://", "sim://"]
             .iter()
             .any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()));
         let clean = !text.chars().any(|c| c.is_whitespace() || c.is_control());
-        if known && clean { Ok(Self(text.to_owned())) } else { Err(InvalidName::Uri(text.into())) }
+        if !known || !clean {
+            return Err(InvalidName::Uri(text.into()));
+        }
+        let uri = Self(text.to_owned());
+        let is_sound = uri.claimed().is_none_or(|ClaimedPath { claim, path }| {
+            ObjectName::parse(claim).is_ok() && path.split('/').all(|part| part != "..")
+        });
+        if is_sound { Ok(uri) } else { Err(InvalidName::Claim(text.into())) }
+    }
+
+    /// Where it leads, if that is into a claimed volume.
+    pub fn claimed(&self) -> Option<ClaimedPath<'_>> {
+        let rest = self.0.strip_prefix("pvc://")?;
+        let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Some(ClaimedPath { claim, path })
     }
 
     /// The URI as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The place of weights in a claimed volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimedPath<'a> {
+    /// The claim.
+    pub claim: &'a str,
+    /// The path in its volume; empty: all of it.
+    pub path: &'a str,
+}
+
+/// The name of an object of a cluster beside the deployment: DNS labels, apart by dots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectName(String);
+
+impl ObjectName {
+    /// Parses a DNS subdomain; `InvalidName::Object` otherwise.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        if text.len() <= 253 && text.split('.').all(is_dns_label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Object(text.to_owned()))
+        }
+    }
+
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -305,6 +355,16 @@ mod tests {
         check("the hub is a source", ModelUri::parse("hf://upstage/Solar@main").is_ok());
         check("plain http is not", ModelUri::parse("http://a/b").is_err());
         check("a scheme alone is nothing", ModelUri::parse("https://").is_err());
+        check("an artifact", ModelUri::parse("oci://r.example/m:v1").is_ok());
+        let claimed = ModelUri::parse("pvc://models/llm/m.gguf").unwrap();
+        let place = ClaimedPath { claim: "models", path: "llm/m.gguf" };
+        check("a claimed volume", claimed.claimed() == Some(place));
+        let claimed = ModelUri::parse("pvc://models").unwrap();
+        check("all of it", claimed.claimed().unwrap().path.is_empty());
+        check("no way out of it", ModelUri::parse("pvc://models/../m.gguf").is_err());
+        check("a claim has a name", ModelUri::parse("pvc:///m.gguf").is_err());
+        check("an object's name", ObjectName::parse("hub-token.v1").is_ok());
+        check("not every text", ObjectName::parse("Hub").is_err());
         check("a checksum has 64 digits", Sha256::parse(&"0f".repeat(32)).is_ok());
         check("not 63", Sha256::parse(&"0f".repeat(32)[1..]).is_err());
         check("and none in upper case", Sha256::parse(&"0F".repeat(32)).is_err());

@@ -113,11 +113,26 @@ impl fmt::Display for PendingReason {
     }
 }
 
+/// What is wrong with weights: each is put right in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WeightsFault {
+    /// They are not there, or are none that a worker can use.
+    Missing,
+    /// Whoever has them does not know us, or does not let us have them.
+    Unauthorized,
+    /// Whoever has them does not answer, or not as he should.
+    Unreachable,
+    /// They are other bytes than they should be.
+    Corrupt,
+    /// There is no room for them.
+    NoSpace,
+}
+
 /// Why a worker stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerFailure {
     /// It could not get the weights, or refused them; its own words.
-    Weights(String),
+    Weights(WeightsFault, String),
     /// It refused its configuration; its own words.
     Config(String),
     /// It wanted more memory than it may use and was killed for it.
@@ -131,7 +146,7 @@ pub enum WorkerFailure {
 impl fmt::Display for WorkerFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Weights(words)
+            Self::Weights(_, words)
             | Self::Config(words)
             | Self::OutOfMemory(words)
             | Self::NodeLost(words)

@@ -9,7 +9,7 @@ const DRAIN: Millis = Millis::from_seconds(60);
 pub(crate) fn template(uri: &str) -> Template {
     let name = ServedName::parse("solar").unwrap();
     Template {
-        model: ModelSource { uri: ModelUri::parse(uri).unwrap(), sha256: None },
+        model: ModelSource { uri: ModelUri::parse(uri).unwrap(), sha256: None, secret: None },
         names: ServedNames::new(vec![name]).unwrap(),
         backend: Backend::Cpu,
         engine: EngineLimits {
@@ -297,6 +297,44 @@ fn check_status(fact: &str, wished: u32, replicas: impl Into<Vec<Replica>>, expe
 }
 
 #[test]
+fn faults_of_weights() {
+    use WeightsFault::{Corrupt, Missing, NoSpace, Unauthorized, Unreachable};
+    for (fault, reason) in [
+        (Missing, "WeightsMissing"),
+        (Unauthorized, "WeightsUnauthorized"),
+        (Unreachable, "WeightsUnreachable"),
+        (Corrupt, "WeightsCorrupt"),
+        (NoSpace, "DiskFull"),
+    ] {
+        let failure = WorkerFailure::Weights(fault, "its words".into());
+        let phase = Phase::Stopped { at: NOW, failure };
+        let stopped = Replica { phase, has_served: false, failures: Failures(1), ..ready(0) };
+        let all = format!("False {reason}, False {reason}, False {reason}");
+        check_status("a fault of weights", 1, [stopped], &all);
+    }
+}
+
+#[test]
+fn how_far_a_fetch_is() {
+    #[track_caller]
+    fn check(fact: &str, done: u64, total: Option<u64>, words: &str) {
+        let phase = Phase::Fetching { done: Bytes(done), total: total.map(Bytes) };
+        let fetching = Replica { phase, has_served: false, ..ready(0) };
+        let plan = plan(&wish(1), &seen([fetching]), None, NOW);
+        let of = |kind| plan.conditions.iter().find(|condition| condition.kind == kind).unwrap();
+        let weights = &of(ConditionKind::WeightsAvailable).message;
+        assert_eq!(*weights, format!("weights are on their way{words}"), "{fact}");
+        let ready = &of(ConditionKind::Ready).message;
+        assert!(ready.ends_with(&format!("replica 0 is fetching weights{words}")), "{ready}");
+    }
+    check("nothing yet", 0, None, "");
+    check("a part of what is known", 42_500_000, Some(98_300_000), ": 43 % of 98 MB");
+    check("more than all", 5, Some(4), ": 100 % of 1 kB");
+    check("nobody knows how much", 12_000_000_000, None, ": 12 GB");
+    check("much", 0, Some(140_000_000_000), ": 0 % of 140 GB");
+}
+
+#[test]
 fn conditions() {
     let fetching = Replica {
         phase: Phase::Fetching { done: Bytes(1), total: None },
@@ -307,7 +345,7 @@ fn conditions() {
         let phase = Phase::Stopped { at: NOW, failure };
         Replica { phase, has_served: false, failures: Failures(1), ..ready(0) }
     };
-    let no_file = refused(WorkerFailure::Weights("no such file".into()));
+    let no_file = refused(WorkerFailure::Weights(WeightsFault::Missing, "no such file".into()));
     let no_sense = refused(WorkerFailure::Config("unknown architecture \"x\"".into()));
     check_status("all is well", 1, [ready(0)], "True Serving, True Serving, True WeightsLoaded");
     check_status(

@@ -1,10 +1,10 @@
 //! What to say about a model deployment: its conditions, from what was wished and seen.
 
 use crate::deployment::Desired;
-use crate::observed::{Observed, PendingReason, Phase, Replica, WorkerFailure};
+use crate::observed::{Observed, PendingReason, Phase, Replica, WeightsFault, WorkerFailure};
 use crate::power::{Allowance, Verdict};
 use crate::rollout::Stage;
-use crate::units::{Millis, Moment};
+use crate::units::{Bytes, Millis, Moment};
 use crate::{Condition, ConditionKind, Reason, Truth};
 
 /// What keeps the next replica from being made.
@@ -158,8 +158,9 @@ impl<'a> Seen<'a> {
             return say(*reason, words.clone());
         }
         match self.coming.first().map(|replica| (replica.id, &replica.phase)) {
-            Some((id, Phase::Fetching { .. })) => {
-                say(Reason::Fetching, format!("replica {id} is fetching weights"))
+            Some((id, Phase::Fetching { done, total })) => {
+                let how_far = progress(*done, *total);
+                say(Reason::Fetching, format!("replica {id} is fetching weights{how_far}"))
             }
             Some((id, Phase::Loading)) => {
                 say(Reason::Loading, format!("replica {id} is loading weights"))
@@ -218,20 +219,58 @@ impl<'a> Seen<'a> {
             return (Truth::True, Reason::WeightsLoaded, "the weights were accepted".into());
         }
         match self.failed() {
-            Some((_, WorkerFailure::Weights(words))) => {
-                (Truth::False, Reason::WeightsMissing, words.clone())
+            Some((_, failure @ WorkerFailure::Weights(_, words))) => {
+                (Truth::False, failure_reason(failure), words.clone())
             }
             _ if self.wished == 0 => {
                 (Truth::Unknown, Reason::ScaledToZero, "nobody has asked for them".into())
             }
-            _ => (Truth::Unknown, Reason::Fetching, "no replica has loaded them yet".into()),
+            _ => (Truth::Unknown, Reason::Fetching, self.fetching()),
         }
+    }
+
+    /// How far the furthest fetch is.
+    fn fetching(&self) -> String {
+        let fetches = self.coming.iter().filter_map(|replica| match replica.phase {
+            Phase::Fetching { done, total } => Some((done, total)),
+            _ => None,
+        });
+        match fetches.max_by_key(|(done, _)| *done) {
+            Some((done, total)) => format!("weights are on their way{}", progress(done, total)),
+            None => "no replica has loaded them yet".into(),
+        }
+    }
+}
+
+/// `: 43 % of 98 MB`; nothing before anything has come.
+fn progress(Bytes(done): Bytes, total: Option<Bytes>) -> String {
+    match total {
+        Some(Bytes(total)) if total > 0 => {
+            let percent = u128::from(done.min(total)) * 100 / u128::from(total);
+            format!(": {percent} % of {}", amount(total))
+        }
+        _ if done > 0 => format!(": {}", amount(done)),
+        _ => String::new(),
+    }
+}
+
+fn amount(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
+        1_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
     }
 }
 
 fn failure_reason(failure: &WorkerFailure) -> Reason {
     match failure {
-        WorkerFailure::Weights(_) => Reason::WeightsMissing,
+        WorkerFailure::Weights(fault, _) => match fault {
+            WeightsFault::Missing => Reason::WeightsMissing,
+            WeightsFault::Unauthorized => Reason::WeightsUnauthorized,
+            WeightsFault::Unreachable => Reason::WeightsUnreachable,
+            WeightsFault::Corrupt => Reason::WeightsCorrupt,
+            WeightsFault::NoSpace => Reason::DiskFull,
+        },
         WorkerFailure::Config(_) => Reason::ConfigRefused,
         WorkerFailure::OutOfMemory(_) => Reason::OutOfMemoryKilled,
         WorkerFailure::NodeLost(_) => Reason::NodeLost,

@@ -156,6 +156,10 @@ impl Kubernetes {
             Action::Create(id) => {
                 let set = build::replica(desired, id, owner, &self.config.worker);
                 if is_missing(&self.cluster.sets, name, &set) {
+                    if let Some(cache) = &self.config.worker.cache {
+                        let claim = build::cache_claim(name.namespace(), cache);
+                        add(Write::Claim(Box::new(claim)), None);
+                    }
                     add(Write::Set(Box::new(set)), Some(action));
                 }
             }

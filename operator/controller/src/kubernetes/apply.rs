@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource, ResourceExt};
 use naru_api::{ModelDeployment, ModelDeploymentStatus, PowerBudget, PowerBudgetStatus};
@@ -72,6 +72,8 @@ impl Doing<'_> {
             Ok(Err(kube::Error::Api(status))) if status.code == 404 && verb != "applying" => {
                 Ok(None)
             }
+            // Somebody has made it already.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 && verb == "making" => Ok(None),
             // A precondition: the object of this name is not the one that was meant.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 && verb == "deleting" => {
                 Ok(None)
@@ -105,6 +107,22 @@ where
     let doing = Doing { verb: "applying", kind: &kind, namespace: &namespace, name: &name };
     let params = PatchParams::apply(labels::OBJECTS_MANAGER).force();
     doing.ask(api.patch(&name, &params, &Patch::Apply(wished))).await
+}
+
+/// Makes the claim of a namespace in which weights are kept, unless there is one.
+pub(super) async fn claim(
+    client: &Client,
+    claim: &PersistentVolumeClaim,
+) -> Result<(), ApplyError> {
+    let (namespace, name) = (claim.namespace().unwrap_or_default(), claim.name_any());
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+    let kind = "PersistentVolumeClaim";
+    let doing = Doing { verb: "making", kind, namespace: &namespace, name: &name };
+    let params = PostParams {
+        field_manager: Some(labels::OBJECTS_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    doing.ask(api.create(&params, claim)).await.map(drop)
 }
 
 /// Notes on a replica that it drains, since when.

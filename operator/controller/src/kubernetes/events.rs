@@ -149,7 +149,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
     use naru_api::{Source, check};
-    use naru_plan::{Failures, Moment, Observed, ReplicaId, Revision, plan};
+    use naru_plan::{Failures, Moment, Observed, ReplicaId, Revision, WeightsFault, plan};
 
     use super::*;
 
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn trouble_is_told_once() {
-        let failure = WorkerFailure::Weights("no such file".into());
+        let failure = WorkerFailure::Weights(WeightsFault::Missing, "no such file".into());
         let phase = Phase::Stopped { at: Moment(NOW.0 - 1), failure };
         let decision = decision(1, &[(0, phase, false, false)]);
         assert_eq!(news(&decision, &[], &[stood("Loading")]).len(), 1);

@@ -17,6 +17,8 @@ use crate::member::{self, Heard, Order};
 
 /// What members told and nobody looked at yet; their streams wait beyond it.
 const HEARD_MAX: usize = 1024;
+/// How often the progress of a fetch is news.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A member, by the pod that it is: another pod of the same name is another member.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,8 @@ pub(super) struct Members {
 #[derive(Default)]
 struct Member {
     told: Told,
+    /// When the progress in `told` was news.
+    progressed: Option<Instant>,
     line: Option<Line>,
     is_told_to_drain: bool,
     is_heard: bool,
@@ -161,7 +165,11 @@ impl Members {
         let before = member.told.clone();
         member.is_heard = true;
         match heard {
-            Heard::Report(report) => {
+            Heard::Report(mut report) => {
+                let since = member.progressed.map(|at| at.elapsed());
+                if takes_progress(&before.report, &mut report, since) {
+                    member.progressed = Some(Instant::now());
+                }
                 let has_served = before.has_served || report.state() == State::Ready;
                 member.told = Told { report, is_live: true, has_served, ..member.told };
             }
@@ -208,11 +216,63 @@ impl Line {
     }
 }
 
+/// Whether progress in a report is news; of one that comes sooner than people need to know of it,
+/// the progress is left as it was. `since` is the time since the last news.
+fn takes_progress(
+    before: &StatusReport,
+    report: &mut StatusReport,
+    since: Option<Duration>,
+) -> bool {
+    if !is_progress(before, report) {
+        return false;
+    }
+    let is_early = since.is_some_and(|since| since < PROGRESS_INTERVAL);
+    if is_early {
+        report.fetch = before.fetch;
+    }
+    !is_early
+}
+
+/// Whether a fetch goes on, and only that.
+fn is_progress(before: &StatusReport, now: &StatusReport) -> bool {
+    let fetches = |report: &StatusReport| report.state() == State::Fetching;
+    fetches(before) && fetches(now) && before.fetch != now.fetch
+}
+
 /// Whether another plan may follow from it: counters alone are no reason to plan again.
 fn matters(before: &Told, now: &Told) -> bool {
     let of = |report: &StatusReport| (report.state, report.reason.clone());
-    before.is_live != now.is_live
+    is_progress(&before.report, &now.report)
+        || before.is_live != now.is_live
         || before.has_served != now.has_served
         || before.has_drained != now.has_drained
         || of(&before.report) != of(&now.report)
+}
+
+#[cfg(test)]
+mod tests {
+    use naru_protocol::worker::v1::Progress;
+
+    use super::*;
+
+    fn report(state: State, bytes_done: u64) -> StatusReport {
+        let fetch = Some(Progress { bytes_done, bytes_total: 100 });
+        StatusReport { state: state.into(), fetch, ..StatusReport::default() }
+    }
+
+    #[test]
+    fn progress_is_news_every_few_seconds() {
+        #[track_caller]
+        fn check(fact: &str, next: StatusReport, since: Option<u64>, is_news: bool, shown: u64) {
+            let (before, mut next) = (report(State::Fetching, 10), next);
+            let since = since.map(Duration::from_secs);
+            assert_eq!(takes_progress(&before, &mut next, since), is_news, "{fact}");
+            assert_eq!(next.fetch.map(|fetch| fetch.bytes_done), Some(shown), "{fact}");
+        }
+        check("the first", report(State::Fetching, 20), None, true, 20);
+        check("too soon", report(State::Fetching, 20), Some(4), false, 10);
+        check("late enough", report(State::Fetching, 20), Some(5), true, 20);
+        check("nothing new", report(State::Fetching, 10), Some(9), false, 10);
+        check("the end is more than progress", report(State::Loading, 100), Some(1), false, 100);
+    }
 }

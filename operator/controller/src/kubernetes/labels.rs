@@ -37,6 +37,12 @@ pub(super) const HTTP_PORT: i32 = 8000;
 pub(super) const CONTROL_PORT: i32 = 8001;
 pub(super) const OPS_PORT: i32 = 9090;
 
+/// What an object bears that is for all deployments of a namespace.
+pub(super) fn of_naru() -> BTreeMap<String, String> {
+    let labels = [("app.kubernetes.io/name", "naru"), ("app.kubernetes.io/managed-by", "naru")];
+    labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
 /// What every object of a deployment bears.
 pub(super) fn of_deployment(name: &DeploymentName) -> BTreeMap<String, String> {
     let labels = [

@@ -1,22 +1,34 @@
 //! What a worker wrote last before it ended: the kubelet keeps the end of its log.
 
+use naru_protocol::worker::v1::WeightsFault;
 use serde_json::Value;
 
 /// Longest words that are passed on.
 const CHARACTERS_MAX: usize = 512;
 
-/// The message of the last line that is an error; of a log without one, the last line.
-pub(super) fn of(log: &str) -> Option<String> {
+/// The end of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LastWords {
+    pub(super) words: String,
+    /// What of the weights was wrong, if the log says so.
+    pub(super) fault: WeightsFault,
+}
+
+/// The last line that is an error; of a log without one, the last line.
+pub(super) fn of(log: &str) -> Option<LastWords> {
     let lines = || log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
     let errors = lines().filter_map(|line| {
         let fields: Value = serde_json::from_str(line).ok()?;
         let is_error = fields.get("level").and_then(Value::as_str) == Some("ERROR");
         let message = fields.get("message").and_then(Value::as_str)?;
-        is_error.then(|| message.to_owned())
+        let fault = fields.get("weights_fault").and_then(Value::as_str);
+        let fault = fault.and_then(WeightsFault::from_str_name).unwrap_or_default();
+        is_error.then(|| (message.to_owned(), fault))
     });
     let plain = lines().find(|line| !line.starts_with('{')).map(str::to_owned);
-    let words = errors.into_iter().next().or(plain)?;
-    Some(words.chars().take(CHARACTERS_MAX).collect())
+    let plain = plain.map(|words| (words, WeightsFault::Unspecified));
+    let (words, fault) = errors.into_iter().next().or(plain)?;
+    Some(LastWords { words: words.chars().take(CHARACTERS_MAX).collect(), fault })
 }
 
 #[cfg(test)]
@@ -25,7 +37,17 @@ mod tests {
 
     #[track_caller]
     fn check(fact: &str, log: &str, words: Option<&str>) {
-        assert_eq!(of(log).as_deref(), words, "{fact}");
+        assert_eq!(of(log).map(|last| last.words).as_deref(), words, "{fact}");
+    }
+
+    #[test]
+    fn faults() {
+        let line = |more: &str| format!(r#"{{"level":"ERROR","message":"401"{more}}}"#);
+        let fault = |more: &str| of(&line(more)).map(|last| last.fault);
+        let known = r#","weights_fault":"WEIGHTS_FAULT_UNAUTHORIZED""#;
+        assert_eq!(fault(known), Some(WeightsFault::Unauthorized));
+        assert_eq!(fault(r#","weights_fault":"of tomorrow""#), Some(WeightsFault::Unspecified));
+        assert_eq!(fault(""), Some(WeightsFault::Unspecified));
     }
 
     #[test]

@@ -51,7 +51,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
 pub use self::apply::ApplyError;
-pub use self::build::WorkerImage;
+pub use self::build::{WeightsCache, WorkerImage};
 use self::cluster::{Cluster, Refusal, Seen};
 pub use self::connect::{Choice, ConnectError, Way, connect, connect_by};
 use self::events::Teller;

@@ -15,7 +15,8 @@ use naru_protocol::worker::v1::{State, StatusReport};
 
 use super::build::CONTAINER;
 use super::labels::{self, DRAIN_SINCE, HTTP_PORT};
-use super::last_words;
+use super::last_words::{self, LastWords};
+use crate::member::weights_fault;
 
 /// A node that has not been Ready for this long beyond the cluster's own patience is lost.
 const LOST_AFTER_MS: u64 = 20_000;
@@ -268,7 +269,8 @@ impl Parts<'_> {
             State::Loading => Phase::Loading,
             State::Ready => Phase::Ready,
             State::Failed => {
-                let failure = WorkerFailure::Weights(report.reason.clone());
+                let fault = weights_fault(report.weights_fault());
+                let failure = WorkerFailure::Weights(fault, report.reason.clone());
                 let before = last.and_then(|last| last.terminated.as_ref()).map(finished);
                 Phase::Stopped { at: before.unwrap_or(self.now), failure }
             }
@@ -334,10 +336,14 @@ fn failure(ended: &ContainerStateTerminated, told: Option<&Told>) -> WorkerFailu
     let logged = ended.message.as_deref().and_then(last_words::of);
     let has_served = told.is_some_and(|told| told.has_served);
     match (code, logged) {
-        (2, Some(words)) => WorkerFailure::Config(words),
+        (2, Some(LastWords { words, .. })) => WorkerFailure::Config(words),
         (2, None) => WorkerFailure::Config("the worker refused its arguments".to_owned()),
-        (1, Some(words)) if !has_served => WorkerFailure::Weights(words),
-        (code, Some(words)) => WorkerFailure::Ended(format!("{words} (exit code {code})")),
+        (1, Some(LastWords { words, fault })) if !has_served => {
+            WorkerFailure::Weights(weights_fault(fault), words)
+        }
+        (code, Some(LastWords { words, .. })) => {
+            WorkerFailure::Ended(format!("{words} (exit code {code})"))
+        }
         (code, None) => WorkerFailure::Ended(format!("the worker ended with exit code {code}")),
     }
 }

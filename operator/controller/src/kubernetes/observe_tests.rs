@@ -1,4 +1,4 @@
-use naru_plan::ReplicaId;
+use naru_plan::{ReplicaId, WeightsFault};
 use serde_json::{Value, json};
 
 use super::*;
@@ -177,6 +177,16 @@ fn pods_that_run() {
         &of(true, Some(told(State::Loading))),
         "loading s",
     );
+}
+
+#[test]
+fn weights_that_are_refused() {
+    let log = r#"{"level":"ERROR","message":"401","weights_fault":"WEIGHTS_FAULT_UNAUTHORIZED"}"#;
+    let back_off = waiting("CrashLoopBackOff", "back-off 5m0s");
+    let refused = case(Some(pod_with(back_off, ended(1, "Error", 9, log), 1, false)));
+    let phase = replica(refused.parts()).unwrap().phase;
+    let failure = WorkerFailure::Weights(WeightsFault::Unauthorized, "401".into());
+    assert_eq!(phase, Phase::Stopped { at: Moment(NOW.0 - 9000), failure });
 }
 
 #[test]

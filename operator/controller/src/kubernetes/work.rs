@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::core::DynamicObject;
@@ -23,6 +23,8 @@ use crate::world::{Decision, Done, Outcome};
 pub(super) enum Write {
     Service(Box<Service>),
     Budget(Box<PodDisruptionBudget>),
+    /// Made once, and then left alone.
+    Claim(Box<PersistentVolumeClaim>),
     Set(Box<StatefulSet>),
     NoteDrain(ReplicaId, Moment),
     DeleteService(Box<Service>),
@@ -130,6 +132,7 @@ impl Write {
         match self {
             Self::Service(_) => "apply Service",
             Self::Budget(_) => "apply PodDisruptionBudget",
+            Self::Claim(_) => "create PersistentVolumeClaim",
             Self::Set(_) => "apply StatefulSet",
             Self::NoteDrain(..) => "annotate StatefulSet",
             Self::DeleteService(_) => "delete Service",
@@ -149,6 +152,7 @@ impl Write {
             Self::Budget(object) => {
                 Ok(Wrote::of(apply::object(client, &**object).await?, Seen::Budget))
             }
+            Self::Claim(object) => apply::claim(client, object).await.map(|()| Wrote::Nothing),
             Self::Set(object) => Ok(Wrote::of(apply::object(client, &**object).await?, Seen::Set)),
             Self::NoteDrain(id, since) => {
                 Ok(Wrote::of(apply::note_drain(client, name, *id, *since).await?, Seen::Set))

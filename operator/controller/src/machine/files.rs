@@ -29,6 +29,8 @@ pub enum FilesError {
     },
     /// Documents are wrong; every problem of every file.
     Problems(Vec<Problem>),
+    /// A model deployment whose weights only a cluster has.
+    Claim(DeploymentName),
 }
 
 impl fmt::Display for FilesError {
@@ -39,6 +41,11 @@ impl fmt::Display for FilesError {
                 let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
                 f.write_str(&lines.join("\n"))
             }
+            Self::Claim(name) => write!(
+                f,
+                "ModelDeployment {name}: spec.model.uri: pvc:// names a claim of a cluster; on one \
+                 machine use file:///PATH"
+            ),
         }
     }
 }
@@ -134,7 +141,13 @@ fn parse(paths: &[PathBuf], texts: &[String]) -> Result<Wishes, FilesError> {
     let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     let sources: Vec<_> =
         names.iter().zip(texts).map(|(file, text)| Source { file, text }).collect();
-    check(&sources).map_err(FilesError::Problems)
+    let wishes = check(&sources).map_err(FilesError::Problems)?;
+    let claiming =
+        wishes.deployments.iter().find(|desired| desired.template.model.uri.claimed().is_some());
+    match claiming {
+        Some(desired) => Err(FilesError::Claim(desired.name.clone())),
+        None => Ok(wishes),
+    }
 }
 
 fn read(paths: &[PathBuf]) -> Result<Vec<String>, FilesError> {
@@ -156,6 +169,15 @@ mod tests {
 
     const GOOD: &str = "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\n\
         metadata: {name: a}\nspec: {model: {uri: file:///m.gguf}}\n";
+
+    #[test]
+    fn claims_are_of_clusters() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        std::fs::write(&path, GOOD.replace("file:///m.gguf", "pvc://models/m.gguf")).unwrap();
+        let words = WishFiles::open(vec![path]).unwrap_err().to_string();
+        assert!(words.contains("default/a: spec.model.uri: pvc://"), "{words}");
+    }
 
     #[tokio::test]
     async fn edits() {

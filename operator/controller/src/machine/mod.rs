@@ -257,7 +257,8 @@ impl World for Machine {
 fn arguments(template: &Template, replicas: ReplicaCount, cores: NonZeroUsize) -> Vec<String> {
     let share = cores.get() / (replicas.0.max(1) as usize);
     let threads = template.resources.threads.map_or(share, |threads| threads.0.get());
-    let mut arguments = arguments::of_worker(template, Some(threads.clamp(1, cores.get())));
+    let (model, threads) = (template.model.uri.as_str(), threads.clamp(1, cores.get()));
+    let mut arguments = arguments::of_worker(template, model, Some(threads));
     for flag in ["--listen", "--control-listen", "--ops-listen"] {
         arguments.extend([flag.to_owned(), "127.0.0.1:0".to_owned()]);
     }

@@ -7,7 +7,7 @@ use naru_protocol::Endpoint;
 use naru_protocol::worker::v1::{State, StatusReport};
 
 use super::worker::{Handle, SpawnError, What};
-use crate::member::Order;
+use crate::member::{Order, weights_fault};
 
 /// One replica: what it was made from, how it has fared, and its process while there is one.
 pub(super) struct Record {
@@ -102,7 +102,7 @@ impl Record {
             State::Failed => {
                 let is_weights = matches!(self.phase, Phase::Fetching { .. } | Phase::Loading);
                 let failure = if is_weights || !self.has_served {
-                    WorkerFailure::Weights(words())
+                    WorkerFailure::Weights(weights_fault(report.weights_fault()), words())
                 } else {
                     WorkerFailure::Ended(words())
                 };

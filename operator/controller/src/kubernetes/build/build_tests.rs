@@ -25,6 +25,8 @@ fn image() -> WorkerImage {
         image: "naru/worker:9".into(),
         pull_policy: "IfNotPresent".into(),
         has_tls: false,
+        env: BTreeMap::new(),
+        cache: None,
     }
 }
 
@@ -203,4 +205,82 @@ fn what_is_beside_the_replicas() {
     assert_eq!(kept(0), IntOrString::Int(1), "the last one is never evicted");
     assert_eq!(kept(1), IntOrString::Int(1), "the only one waits for its successor");
     assert_eq!(kept(3), IntOrString::Int(2), "of three one may go");
+}
+
+/// What is mounted, each as `volume → path`, and the worker's argument after `flag`.
+fn mounted(model: &str, image: &WorkerImage, flag: &str) -> (Vec<String>, Option<String>) {
+    let text = format!(
+        "apiVersion: naru.dev/v1alpha1\nkind: ModelDeployment\n\
+         metadata: {{name: solar, namespace: serving}}\nspec: {{model: {{{model}}}}}\n"
+    );
+    let mut parsed = check(&[Source { file: "a.yaml", text: &text }]).unwrap();
+    let set = replica(&parsed.deployments.remove(0), ReplicaId(0), &owned(), image);
+    let pod = set.spec.template.spec.unwrap();
+    let container = &pod.containers[0];
+    let source = |name: &str| {
+        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == name).unwrap();
+        let claim = volume.persistent_volume_claim.as_ref();
+        let secret = volume.secret.as_ref();
+        claim
+            .map(|claim| format!("claim {}", claim.claim_name))
+            .or(secret.and_then(|secret| Some(format!("secret {}", secret.secret_name.clone()?))))
+            .unwrap_or_else(|| "its own".to_owned())
+    };
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| {
+        let read_only = if mount.read_only == Some(true) { ", to be read" } else { "" };
+        format!("{} at {}{read_only}", source(&mount.name), mount.mount_path)
+    });
+    let arguments = container.args.clone().unwrap();
+    let place = arguments.iter().position(|argument| argument == flag);
+    (mounts.collect(), place.map(|place| arguments[place + 1].clone()))
+}
+
+#[test]
+fn weights_and_what_opens_them() {
+    let own = "its own at /var/cache/naru";
+    let (mounts, model) = mounted("uri: \"s3://b/m.gguf\"", &image(), "--model");
+    assert_eq!(mounts, [own]);
+    assert_eq!(model.as_deref(), Some("s3://b/m.gguf"));
+
+    let (mounts, model) = mounted("uri: \"pvc://models/llm/m.gguf\"", &image(), "--model");
+    assert_eq!(mounts, [own, "claim models at /var/lib/naru/weights, to be read"]);
+    assert_eq!(model.as_deref(), Some("/var/lib/naru/weights/llm/m.gguf"));
+
+    let secret = "uri: \"hf://a/b\", secretName: hub";
+    let (mounts, directory) = mounted(secret, &image(), "--credentials-dir");
+    assert_eq!(mounts, [own, "secret hub at /etc/naru/credentials, to be read"]);
+    assert_eq!(directory.as_deref(), Some("/etc/naru/credentials"));
+
+    let cache = WeightsCache {
+        storage_class: "fast".into(),
+        size: "5Gi".into(),
+        access_mode: "ReadWriteMany".into(),
+    };
+    let claim = serde_json::to_value(cache_claim("serving", &cache)).unwrap();
+    assert_eq!(claim["spec"]["storageClassName"], "fast");
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "5Gi");
+    assert_eq!(claim["metadata"]["ownerReferences"], Value::Null, "it outlives everybody");
+    let image = WorkerImage { cache: Some(cache), ..image() };
+    let (mounts, none) = mounted("uri: \"hf://a/b\"", &image, "--credentials-dir");
+    assert_eq!(mounts, ["claim naru-weights at /var/cache/naru"]);
+    assert_eq!(none, None);
+}
+
+#[test]
+fn what_every_worker_is_told_gives_way_to_its_own() {
+    let env = [("HF_ENDPOINT", "https://mirror"), ("NO_PROXY", ".svc")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let image = WorkerImage { env, ..image() };
+    let spec = "podTemplate: {env: [{name: NO_PROXY, value: own}], \
+                imagePullSecrets: [{name: registry}]}";
+    let set = replica(&wish(spec), ReplicaId(3), &owned(), &image);
+    let set = serde_json::to_value(set).unwrap();
+    let expected = json!([
+        {"name": "NARU_CACHE_DIR", "value": "/var/cache/naru"},
+        {"name": "HF_ENDPOINT", "value": "https://mirror"},
+        {"name": "NO_PROXY", "value": "own"},
+    ]);
+    assert_eq!(set.pointer(&format!("{POD}/containers/0/env")), Some(&expected));
+    let secrets = set.pointer(&format!("{POD}/imagePullSecrets"));
+    assert_eq!(secrets, Some(&json!([{"name": "registry"}])));
 }

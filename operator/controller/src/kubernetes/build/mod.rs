@@ -9,9 +9,15 @@ mod pod;
 
 pub(super) use pod::CONTAINER;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, Service, ServicePort, ServiceSpec,
+    VolumeResourceRequirements,
+};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
@@ -20,6 +26,20 @@ use naru_plan::{Desired, ReplicaCount, ReplicaId};
 
 use super::labels::{self, CONTROL_PORT, HTTP_PORT, OPS_PORT};
 use super::power;
+
+/// The claim of each namespace in which its workers keep weights.
+pub(super) const CACHE_CLAIM: &str = "naru-weights";
+
+/// Where workers keep what they fetched, beyond the life of a pod.
+#[derive(Clone, Debug)]
+pub struct WeightsCache {
+    /// The StorageClass of the claims.
+    pub storage_class: String,
+    /// How large they are, as Kubernetes writes quantities.
+    pub size: String,
+    /// How they may be mounted: `ReadWriteMany`, `ReadWriteOnce`.
+    pub access_mode: String,
+}
 
 /// What is the same for every worker that this operator makes.
 #[derive(Clone, Debug)]
@@ -30,6 +50,10 @@ pub struct WorkerImage {
     pub pull_policy: String,
     /// Whether workers are given the certificate `naru-worker-tls` of their namespace.
     pub has_tls: bool,
+    /// Variables that every worker is given, unless its own wish says them: a proxy, a mirror.
+    pub env: BTreeMap<String, String>,
+    /// `None`: each pod keeps weights for itself, as long as it lives.
+    pub cache: Option<WeightsCache>,
 }
 
 /// A reference that lets an object go when its model deployment does.
@@ -108,6 +132,29 @@ pub(super) fn budget(
             ..PodDisruptionBudgetSpec::default()
         }),
         ..PodDisruptionBudget::default()
+    }
+}
+
+/// The claim of a namespace in which weights are kept. It is nobody's: that is its use.
+pub(super) fn cache_claim(namespace: &str, cache: &WeightsCache) -> PersistentVolumeClaim {
+    let size = Quantity(cache.size.clone());
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(CACHE_CLAIM.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(labels::of_naru()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![cache.access_mode.clone()]),
+            storage_class_name: Some(cache.storage_class.clone()),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), size)].into()),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
     }
 }
 

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
-    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-    SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use naru_api::PodTemplate;
-use naru_plan::{Amounts, Bytes, Desired, Millicores};
+use naru_plan::{Amounts, Bytes, ClaimedPath, Desired, Millicores};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::WorkerImage;
+use super::{CACHE_CLAIM, WorkerImage};
 use crate::arguments;
 use crate::kubernetes::labels::{CONTROL_PORT, DEPLOYMENT, HTTP_PORT, MEMBER, OPS_PORT, ZONE};
 use crate::kubernetes::power;
@@ -30,6 +31,9 @@ const TERMINATION_MARGIN_SECONDS: u64 = 10;
 /// Where weights are kept, and what tells the worker so.
 const CACHE_DIR: &str = "/var/cache/naru";
 const CACHE_VARIABLE: &str = "NARU_CACHE_DIR";
+/// Where a claimed volume of weights is, and what opens weights elsewhere.
+const CLAIM_DIR: &str = "/var/lib/naru/weights";
+const CREDENTIALS_DIR: &str = "/etc/naru/credentials";
 const TLS_DIR: &str = "/etc/naru/tls";
 const TLS_SECRET: &str = "naru-worker-tls";
 /// How often a worker is asked how it is.
@@ -67,6 +71,7 @@ fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec
         automount_service_account_token: Some(false),
         containers: vec![container(desired, &overlay, image)],
         enable_service_links: Some(false),
+        image_pull_secrets: list(as_is(&overlay.image_pull_secrets)),
         node_selector: some(overlay.node_selector.clone()),
         priority_class_name: overlay.priority_class_name.clone(),
         scheduler_name: overlay.scheduler_name.clone(),
@@ -84,7 +89,7 @@ fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec
         termination_grace_period_seconds: i64::try_from(seconds).ok(),
         tolerations: list(as_is(&overlay.tolerations)),
         topology_spread_constraints: Some(spread(desired)),
-        volumes: Some(volumes(&overlay, image)),
+        volumes: Some(volumes(desired, &overlay, image)),
         ..PodSpec::default()
     }
 }
@@ -96,13 +101,7 @@ fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> C
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     };
-    let cache = EnvVar {
-        name: CACHE_VARIABLE.to_owned(),
-        value: Some(CACHE_DIR.to_owned()),
-        ..EnvVar::default()
-    };
-    let mut env = vec![cache];
-    env.extend(as_is::<Vec<EnvVar>>(&overlay.env));
+    let env = env(overlay, image);
     Container {
         name: CONTAINER.to_owned(),
         image: Some(image.image.clone()),
@@ -129,14 +128,33 @@ fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> C
         }),
         // The last lines of its log say why it ended.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(mounts(overlay, image)),
+        volume_mounts: Some(mounts(desired, overlay, image)),
         ..Container::default()
     }
 }
 
+/// The operator's own, then what it was told for every worker, then what the wish says.
+fn env(overlay: &PodTemplate, image: &WorkerImage) -> Vec<EnvVar> {
+    let variable = |name: &str, value: &str| EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        ..EnvVar::default()
+    };
+    let mut env = vec![variable(CACHE_VARIABLE, CACHE_DIR)];
+    let is_said = |name: &String| overlay.env.iter().any(|own| own.name == *name);
+    let shared = image.env.iter().filter(|(name, _)| !is_said(name));
+    env.extend(shared.map(|(name, value)| variable(name, value)));
+    env.extend(as_is::<Vec<EnvVar>>(&overlay.env));
+    env
+}
+
 fn arguments(desired: &Desired, image: &WorkerImage) -> Vec<String> {
     let threads = desired.template.resources.threads.map(|threads| threads.0.get());
-    let mut arguments = arguments::of_worker(&desired.template, threads);
+    let model = match desired.template.model.uri.claimed() {
+        Some(ClaimedPath { path, .. }) => format!("{CLAIM_DIR}/{path}"),
+        None => desired.template.model.uri.as_str().to_owned(),
+    };
+    let mut arguments = arguments::of_worker(&desired.template, &model, threads);
     let mut give = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
     give("--listen", format!("0.0.0.0:{HTTP_PORT}"));
     give("--control-listen", format!("0.0.0.0:{CONTROL_PORT}"));
@@ -144,6 +162,9 @@ fn arguments(desired: &Desired, image: &WorkerImage) -> Vec<String> {
     give("--drain-seconds", desired.drain.0.div_ceil(1000).to_string());
     if image.has_tls {
         give("--tls-dir", TLS_DIR.to_owned());
+    }
+    if desired.template.model.secret.is_some() {
+        give("--credentials-dir", CREDENTIALS_DIR.to_owned());
     }
     arguments
 }
@@ -219,38 +240,67 @@ fn spread(desired: &Desired) -> Vec<TopologySpreadConstraint> {
     vec![by("kubernetes.io/hostname"), by(ZONE)]
 }
 
-fn volumes(overlay: &PodTemplate, image: &WorkerImage) -> Vec<Volume> {
-    let cache = Volume {
-        name: "naru-cache".to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource::default()),
-        ..Volume::default()
+/// naru's own volumes, each with where it is mounted and whether only to be read.
+fn own_volumes(desired: &Desired, image: &WorkerImage) -> Vec<(Volume, &'static str, bool)> {
+    let named = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
+    let claim = |claim: &str, read_only| {
+        let claim_name = claim.to_owned();
+        Some(PersistentVolumeClaimVolumeSource { claim_name, read_only })
     };
-    let tls = image.has_tls.then(|| Volume {
-        name: "naru-tls".to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(TLS_SECRET.to_owned()),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    });
-    // The overlay's own words for a volume are a pod's, but for where it is mounted.
-    let others = overlay.volumes.iter().map(as_is::<Volume>);
-    [cache].into_iter().chain(tls).chain(others).collect()
+    let secret = |name: &str, optional| {
+        let secret_name = Some(name.to_owned());
+        Some(SecretVolumeSource { secret_name, optional, ..SecretVolumeSource::default() })
+    };
+    let cache = match &image.cache {
+        Some(_) => {
+            Volume { persistent_volume_claim: claim(CACHE_CLAIM, None), ..named("naru-cache") }
+        }
+        None => Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..named("naru-cache") },
+    };
+    let mut volumes = vec![(cache, CACHE_DIR, false)];
+    if image.has_tls {
+        volumes.push((
+            Volume { secret: secret(TLS_SECRET, None), ..named("naru-tls") },
+            TLS_DIR,
+            true,
+        ));
+    }
+    let model = &desired.template.model;
+    if let Some(name) = &model.secret {
+        // Without it the pod starts: whoever has the weights then says what is missing, and a pod
+        // that waits for a volume tells nobody why.
+        let secret = secret(name.as_str(), Some(true));
+        let volume = Volume { secret, ..named("naru-credentials") };
+        volumes.push((volume, CREDENTIALS_DIR, true));
+    }
+    if let Some(ClaimedPath { claim: name, .. }) = model.uri.claimed() {
+        let persistent_volume_claim = claim(name, Some(true));
+        let volume = Volume { persistent_volume_claim, ..named("naru-weights") };
+        volumes.push((volume, CLAIM_DIR, true));
+    }
+    volumes
 }
 
-fn mounts(overlay: &PodTemplate, image: &WorkerImage) -> Vec<VolumeMount> {
+fn volumes(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Vec<Volume> {
+    let own = own_volumes(desired, image).into_iter().map(|(volume, ..)| volume);
+    // The overlay's own words for a volume are a pod's, but for where it is mounted.
+    own.chain(overlay.volumes.iter().map(as_is::<Volume>)).collect()
+}
+
+fn mounts(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
-    let tls = image.has_tls.then(|| mount("naru-tls", TLS_DIR, true));
+    let own = own_volumes(desired, image).into_iter();
+    let own = own.map(|(volume, path, read_only)| mount(&volume.name, path, read_only));
     let others = overlay
         .volumes
         .iter()
         .map(|volume| mount(&volume.name, &volume.mount_path, volume.read_only));
-    [mount("naru-cache", CACHE_DIR, false)].into_iter().chain(tls).chain(others).collect()
+    own.chain(others).collect()
 }
 
 /// The overlay uses a pod's own field names; unknown ones are left out.
