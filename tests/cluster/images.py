@@ -12,11 +12,16 @@ PROBE = "localhost/probe:1"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def pack(program, name, archive):
-    """Writes the archive of an image called `name` that holds nothing but a static program, and runs it."""
+def pack(program, name, archive, libraries=()):
+    """Writes the archive of an image called `name` that holds nothing but a program, and runs it.
+
+    One that is not static is given the `libraries` that it needs, each at the path where it is here.
+    """
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         add(tar, Path(name).name.split(":")[0], Path(program).read_bytes(), mode=0o755)
+        for library in map(str, libraries):
+            add(tar, library.lstrip("/"), Path(library).read_bytes(), mode=0o755)
     entry = "/" + Path(name).name.split(":")[0]
     configuration = {
         "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),

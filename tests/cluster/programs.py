@@ -33,12 +33,13 @@ NEEDED = ("usr/bin/containerd", "usr/bin/etcd", "usr/bin/promtool", "usr/lib/cni
 
 @dataclass(frozen=True)
 class GoProgram:
-    """One program of the Go module, and how long its build takes on two cores when nothing is built yet."""
+    """One program of a Go module, and how long its build takes on two cores when nothing is built yet."""
 
     name: str
     package: str
     minutes: str
     settings: tuple = ()  # of (variable, value), set by the linker
+    source: Path = SOURCE  # the module
 
     @property
     def flags(self):
@@ -129,19 +130,19 @@ def install_tools():
         apt_get(missing, "install", "--yes", "--no-install-recommends", *missing)
 
 
-def unpack_packages(cache):
+def unpack_packages(cache, packages=UNPACKED, needed=NEEDED, size="63 MB"):
     """The tree of Debian's packages: downloaded and checked by apt, unpacked into the cache, not installed."""
     release = Path("/etc/os-release").read_bytes() if Path("/etc/os-release").exists() else b""
-    tree = cache / f"debian-{digest(' '.join(UNPACKED).encode(), release, platform.machine().encode())}"
+    tree = cache / f"debian-{digest(' '.join(packages).encode(), release, platform.machine().encode())}"
     if not tree.exists():
-        say(f"fetching {', '.join(UNPACKED)} from Debian (63 MB)")
-        apt_get(UNPACKED, "update")
+        say(f"fetching {', '.join(packages)} from Debian ({size})")
+        apt_get(packages, "update")
         with tempfile.TemporaryDirectory(dir=cache, prefix=".debian.") as directory:
-            apt_get(UNPACKED, "--option=APT::Sandbox::User=root", "download", *UNPACKED, directory=directory)
+            apt_get(packages, "--option=APT::Sandbox::User=root", "download", *packages, directory=directory)
             unpacked = Path(directory) / "tree"
             for package in Path(directory).glob("*.deb"):
                 run(["dpkg-deb", "--extract", str(package), str(unpacked)], f"unpacking {package.name}")
-            for program in NEEDED:
+            for program in needed:
                 if not (unpacked / program).exists():
                     raise Failed(f"the packages of this release have no {program}; those of Debian 12 have")
             unpacked.rename(tree)
@@ -207,8 +208,9 @@ def version_of(module):
 
 def build(program, cache):
     """The path of a program of the Go module, which is built if it is not there yet."""
-    sources = sorted((SOURCE / program.package).glob("*.go")) if program.package.startswith("./") else []
-    texts = [path.read_bytes() for path in (SOURCE / "go.mod", SOURCE / "go.sum", *sources)]
+    module = program.source
+    sources = sorted((module / program.package).glob("*.go")) if program.package.startswith("./") else []
+    texts = [path.read_bytes() for path in (module / "go.mod", module / "go.sum", *sources)]
     built = cache / f"{program.name}-{digest(*texts, ' '.join(program.flags).encode(), platform.machine().encode())}"
     if not built.exists():
         go = find_go()
@@ -242,14 +244,14 @@ def compile_program(go, program, output):
     stale = ["-f", "{{if .Stale}}{{.ImportPath}}{{end}}"]
     listed = subprocess.run(
         [go, "list", "-deps", *program.flags, *stale, program.package],
-        cwd=SOURCE, capture_output=True, text=True, env=go_environment(),
+        cwd=program.source, capture_output=True, text=True, env=go_environment(),
     )  # fmt: skip
     if listed.returncode != 0:
         raise Failed(f"go could not list {program.package}: {(listed.stderr.strip().splitlines() or [''])[-1]}")
     total = len(listed.stdout.split())
     child = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", go, "build", "-v", *program.flags, "-o", str(output), program.package],
-        cwd=SOURCE, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=go_environment(),
+        cwd=program.source, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=go_environment(),
     )  # fmt: skip
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(child.stderr), daemon=True)

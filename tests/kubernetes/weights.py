@@ -13,7 +13,7 @@ CONFIGURATION = "[req]\ndistinguished_name = subject\n[subject]\n"
 
 def serve(cluster, directory):
     """Brings the server up, and returns the certificate to trust. It reads the models from its node's disk."""
-    certificate, key = make_certificate(directory)
+    certificate, key = make_certificate(directory, "weights", [HOST])
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.kubectl(
         "create", "secret", "tls", "weights", f"--cert={certificate}", f"--key={key}", f"--namespace={NAMESPACE}"
@@ -27,13 +27,14 @@ def uri(model):
     return f"https://{HOST}/{model}"
 
 
-def make_certificate(directory):
-    """A certificate that is its own authority, and its key."""
-    certificate, key, settings = (directory / name for name in ("weights.crt", "weights.key", "weights.cnf"))
+def make_certificate(directory, name, hosts):
+    """A certificate of hosts that is its own authority, and its key."""
+    certificate, key, settings = (directory / f"{name}.{kind}" for kind in ("crt", "key", "cnf"))
+    names = ",".join(f"DNS:{host}" for host in hosts)
     settings.write_text(CONFIGURATION)
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-config", settings, "-subj", f"/CN={HOST}", "-days", "2", "-keyout", key, "-out", certificate]
-    command += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName=DNS:{HOST}"]
+    command += ["-config", settings, "-subj", f"/CN={hosts[0]}", "-days", "2", "-keyout", key, "-out", certificate]
+    command += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={names}"]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
