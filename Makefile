@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench bench-kubernetes soak fuzz models fixtures clients images cluster cluster-down
+.PHONY: help up test check bench bench-kubernetes bench-weights soak fuzz models fixtures clients images cluster cluster-down
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -87,6 +87,11 @@ bench-kubernetes: models ## how long users wait on a cluster, and what COUNT=100
 	cargo build --release -p naru -p naru-worker
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
 	"$$python" tests/kubernetes/bench_kubernetes.py $(TARGET)/release --count $(or $(COUNT),1000)
+
+bench-weights: models ## weights fetched and loaded, beside curl and the hub's client; docs/benchmarks/weights.md
+	cargo build --release -p naru-worker
+	@python=$$(tests/python.sh weights tests/peers/requirements-weights.txt) && \
+	"$$python" tests/peers/bench_weights.py $(TARGET)/release/naru-worker
 
 fixtures: models ## ask llama.cpp again for what tests/tests/peer.rs expects (rarely needed)
 	@python=$$(tests/python.sh peer tests/peers/requirements.txt) && \
