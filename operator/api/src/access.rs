@@ -15,7 +15,7 @@ use crate::labels;
     "has(self.tenants) != has(self.selector)",
     "exactly one of tenants and selector must be given"
 ))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Access {
     /// Names of tenants; others are answered 403.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,7 +31,7 @@ pub struct Access {
 
 /// Which tenants, by their labels.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct TenantSelector {
     /// Labels that a tenant must have, all of them; none: every tenant.
     #[schemars(schema_with = "labels::selector_schema")]
@@ -40,7 +40,7 @@ pub struct TenantSelector {
 
 /// Where members may run.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Values of the node label topology.kubernetes.io/zone; members run nowhere else.
     /// Default: anywhere.
@@ -61,7 +61,7 @@ pub struct Placement {
 
 /// Which power budget the members draw from, and how much.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Power {
     /// The PowerBudget that is charged, and with it those that it is a part of.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]

@@ -411,3 +411,19 @@ proptest! {
         let _ = check(&sources(&[&name]));
     }
 }
+
+/// While definitions are newer than the operator, objects have fields that it does not know; who
+/// wrote them has been told by the API server what nobody knows.
+#[test]
+fn objects_of_a_later_definition_are_read() {
+    let object = serde_json::json!({
+        "apiVersion": "naru.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "solar"},
+        "spec": {
+            "model": {"uri": "file:///m.gguf", "later": 1},
+            "rollout": {"later": {"than": "this"}},
+            "later": [],
+        },
+    });
+    let deployment: crate::ModelDeployment = serde_json::from_value(object).unwrap();
+    assert!(crate::parse(&deployment).is_ok());
+}

@@ -73,7 +73,7 @@ use crate::status::ModelDeploymentStatus;
         "a model.uri that starts with sim:// needs backend sim"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentSpec {
     /// Which model, and what clients call it.
     pub model: Model,
@@ -132,7 +132,7 @@ fn default_replicas() -> u32 {
 
 /// Which model, and what clients call it.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Model {
     /// Where the weights are: `file:///path`, `hf://owner/repository[@revision][/file]`,
     /// `https://host/path`, `oci://registry/repository:tag`, `s3://bucket/key` or, on a cluster,
@@ -202,7 +202,7 @@ pub enum BackendName {
         "kvCacheMemory must be more than 0"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Engine {
     /// Sequences decoded together; more wait. Default: 64.
     #[serde(default = "defaults::max_sequences")]
@@ -288,7 +288,7 @@ pub enum PrefixCachePolicy {
         "requests.memory must not be more than limits.memory"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// What must be free for a member to start. Default: nothing is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -300,7 +300,7 @@ pub struct Resources {
 
 /// Amounts of processor and memory.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ResourceAmounts {
     /// Cores (4) or thousandths of one (500m). Compute threads are the limit, else the request,
     /// rounded down, at least 1.

@@ -12,7 +12,7 @@ use crate::labels;
 
 /// Laid over the pod of each member. Ignored where there are no pods.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
     /// Labels beside those that naru sets.
     #[x_kube(validation = (
@@ -85,7 +85,7 @@ pub struct PodTemplate {
         "tolerationSeconds needs effect NoExecute"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Toleration {
     /// The key of the taint. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +140,7 @@ pub enum TaintEffect {
         "mountPath must not be in /etc/naru, /var/cache/naru or /var/lib/naru: those are naru's own"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Volume {
     /// A DNS label.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -168,7 +168,7 @@ fn default_read_only() -> bool {
 
 /// A PersistentVolumeClaim.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ClaimSource {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
@@ -177,7 +177,7 @@ pub struct ClaimSource {
 
 /// A ConfigMap.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ConfigMapSource {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
@@ -186,7 +186,7 @@ pub struct ConfigMapSource {
 
 /// A Secret.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct SecretSource {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
@@ -195,7 +195,7 @@ pub struct SecretSource {
 
 /// A Secret with logins to registries.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PullSecret {
     /// Its name.
     #[schemars(length(min = 1, max = 253))]
@@ -214,7 +214,7 @@ pub struct PullSecret {
         "variables that begin with NARU_ are set by naru, but for NARU_LOG"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Variable {
     /// Its name.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
@@ -230,7 +230,7 @@ pub struct Variable {
 
 /// Where a value is kept.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ValueSource {
     /// A key of a Secret in the same namespace.
     pub secret_key_ref: SecretKey,
@@ -238,7 +238,7 @@ pub struct ValueSource {
 
 /// One key of a Secret.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct SecretKey {
     /// The Secret.
     #[schemars(length(min = 1, max = 253))]

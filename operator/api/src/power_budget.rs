@@ -72,7 +72,7 @@ use crate::status::Enforcement;
         "a window of schedule must have more than overheadWatts: nothing would be left for devices"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PowerBudgetSpec {
     /// Watts that the whole domain may draw at any time, as an average over one second.
     #[schemars(range(min = 1, max = 1_000_000_000))]
@@ -102,7 +102,7 @@ pub struct PowerBudgetSpec {
         "the same day is listed twice"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Window {
     /// The days on which it begins. Default: every day.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

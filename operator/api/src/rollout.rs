@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
          comes"
     )
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Rollout {
     /// `Surge`: new replicas are made beside old ones, which needs room for them. `InPlace`: old
     /// ones go first, which needs none; requests wait in the gateway if nobody is left to answer.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
     "self.minReplicas <= self.maxReplicas",
     "minReplicas must not be more than maxReplicas"
 ))]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Scaling {
     /// Never fewer replicas than these. 0: none while nobody asks; a first request then waits
     /// until one is there. Default: 1.
@@ -42,7 +42,7 @@ fn default_idle_seconds() -> u32 {
 
 /// The load of a replica beyond which there is another.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ScalingTargets {
     /// Tokens of prompts that wait in its queue. Default: 8192.
     #[schemars(range(min = 1, max = 1_000_000_000))]

@@ -37,7 +37,7 @@ const RFC_3339: &str = concat!(
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct TenantSpec {
     /// The keys of its programs, as hashes; `naru key create` makes one. Several at a time let a
     /// key be exchanged without a gap; a key that is taken out is refused within a second.
@@ -62,7 +62,7 @@ pub struct TenantSpec {
 
 /// One key, as much as may be known of it.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Key {
     /// By which people tell it from others; logs and metrics name it. A DNS label.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -84,7 +84,7 @@ pub struct Key {
 
 /// How much a tenant may ask for.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Quota {
     /// Requests that may be in progress together at each gateway; one more is answered 429 with
     /// `Retry-After`. Default: no limit.
