@@ -45,9 +45,12 @@ def test_network_policies_find_the_pods_and_their_ports(release):
 
 def test_an_upgrade_replaces_pods_and_cuts_nobody_off(release):
     before, workers = of_the_release(release), release.pods("naru-worker", SERVING)
+    authority = release.get("secret", "naru-ca")["data"]
     with Asking(release) as asking:
         release.upgrade()
         until(lambda: len(of_the_release(release)) == len(before), "the pods before are gone", 60)
+        # Certificates of another lifetime are of another authority, as soon as the new operator leads.
+        until(lambda: release.get("secret", "naru-ca")["data"] != authority, "another authority is introduced", 60)
     asking.judge()
     after = of_the_release(release)
     assert not set(before) & set(after), "every pod of the release is another"

@@ -111,7 +111,8 @@ def test_another_template_and_two_drains_under_load_cut_no_stream_though_the_ope
 
             def replaced():
                 pods = {pod["metadata"]["uid"] for pod in naru.pods()}
-                return len(pods) == 1 and not pods & before and naru.status()["readyReplicas"] == 1
+                counts = [naru.status()[count] for count in ("replicas", "readyReplicas", "updatedReplicas")]
+                return len(pods) == 1 and not pods & before and counts == [1, 1, 1]
 
             until(replaced, "another pod in the place of the first", 120)
         changed = end_state(naru, "smollm2")
