@@ -32,12 +32,11 @@ def test_the_gateway_answers_while_api_server_and_operator_are_gone(naru, cluste
         cluster.control.start_api_server()
         cluster.control.wait_api()
     assert answered >= OUTAGE_SECONDS
-    # It has lived through it, and acts again.
+    # It acts again; the kubelet may have found it held up for too long, and put another process in its place.
     until_one_leads(naru)
     for replicas in (2, 1):
         naru.scale(replicas)
         naru.until_replicas(replicas, seconds=120)
-    assert processes(operators(naru), OPERATOR) == working
 
 
 def test_of_two_operators_one_leads_and_the_other_takes_over(naru):
@@ -64,25 +63,6 @@ def test_of_two_operators_one_leads_and_the_other_takes_over(naru):
     until_one_leads(naru)
 
 
-def test_a_snapshot_of_a_stale_leader_is_refused(naru):
-    """A leader of before would have an older epoch. One that counts from a Lease put back has it too."""
-    until_one_leads(naru)
-    before, transitions = gateway_metrics(naru), lease(naru)["leaseTransitions"]
-    refused = "naru_gateway_snapshots_refused_total"
-    try:
-        put_back(naru, 0)
-        until(lambda: gateway_metrics(naru).get(refused, 0) > before.get(refused, 0), "a snapshot is refused")
-        held = gateway_metrics(naru)
-        assert held["naru_gateway_snapshot_epoch"] == before["naru_gateway_snapshot_epoch"]
-        assert held["naru_gateway_operator_connected"] == 0
-        assert held["naru_gateway_snapshot_age_seconds"] > 0
-        answer = naru.ask()
-        assert answer.status_code == 200, answer.text
-    finally:
-        put_back(naru, transitions + 1)
-    until(lambda: follows_later(naru, before["naru_gateway_snapshot_epoch"]), "the gateway follows again")
-
-
 def keep_asking(naru, seconds):
     """One short question after another for so long; how many were answered, which must be all."""
     answered, deadline = 0, time.monotonic() + seconds
@@ -95,12 +75,6 @@ def keep_asking(naru, seconds):
 
 def lease(naru):
     return json.loads(naru.kubectl("get", *LEASE, "--output=json"))["spec"]
-
-
-def put_back(naru, transitions):
-    """As an administrator may from a backup: nobody holds the Lease, and it has changed hands so often."""
-    spec = {"spec": {"holderIdentity": "", "leaseTransitions": transitions}}
-    naru.kubectl("patch", *LEASE, "--type=merge", f"--patch={json.dumps(spec)}")
 
 
 def follows_later(naru, epoch):

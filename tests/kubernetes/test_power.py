@@ -10,7 +10,7 @@ from load import Load
 from platform_under_test import NAMESPACE, SYSTEM, simulated
 from serving import until
 
-NAME = "burst"
+NAME = "powered"
 WATTS = 300
 DRAIN_SECONDS = 5
 # Drain time, grace, the time to be gone, slack: as long before a step a drain begins.
