@@ -57,7 +57,8 @@ def test_of_two_operators_one_leads_and_the_other_takes_over(naru):
         kill([second], OPERATOR)
         # A process in its place would know that the one before is dead, and lead at once.
         naru.kubectl("delete", "pod", name(second), f"--namespace={SYSTEM}", "--force", "--grace-period=0")
-        until(lambda: leads(first), "the first one leads again", TAKE_OVER_SECONDS_MAX)
+        # The first one, or whoever was put in the place of the second.
+        until_one_leads(naru)
         until(lambda: follows_later(naru, later), "the gateway follows it", 30)
     load.judge()
     until_one_leads(naru)
