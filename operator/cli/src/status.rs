@@ -2,13 +2,13 @@
 
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use naru_controller::kubernetes::{
     Choice, ConnectError, Overview, Scope, Style, Way, connect_by, look, screen,
 };
-use naru_plan::Moment;
+use naru_controller::wall_clock;
 use tokio::time::sleep;
 
 use crate::failure::{Failure, then_try};
@@ -154,7 +154,7 @@ fn written(overview: &Overview, scope: &Scope, output: Output, is_terminal: bool
         is_wide: output == Output::Wide,
     };
     match output {
-        Output::Table | Output::Wide => screen(overview, scope, style, now()),
+        Output::Table | Output::Wide => screen(overview, scope, style, wall_clock()),
         Output::Json => overview.to_json(),
         Output::Yaml => format!("---\n{}", overview.to_yaml()),
     }
@@ -164,11 +164,6 @@ fn written(overview: &Overview, scope: &Scope, output: Output, is_terminal: bool
 fn width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
-}
-
-fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A name, with or without its kind before it.

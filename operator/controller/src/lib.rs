@@ -17,6 +17,7 @@
 mod agenda;
 mod arguments;
 pub mod certificates;
+mod clock;
 mod demand;
 pub mod election;
 pub mod kubernetes;
@@ -32,6 +33,7 @@ mod tenants;
 pub mod webhook;
 mod world;
 
+pub use clock::wall_clock;
 pub use demand::{Demand, Demands, Wanted};
 pub use power_metrics::PowerMetrics;
 pub use publish::Publisher;

@@ -1,6 +1,6 @@
 //! What the power budgets allow: everybody who draws from them, seen together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use naru_api::Wishes;
 use naru_plan::power::{self, Consumer, Fleet, FleetPlan};
@@ -39,10 +39,11 @@ pub(crate) fn share<W: World>(
         consumer.map(|it| Consumer { staying: it.staying.max(expected), ..it })
     });
     let consumers = consumers.collect();
-    let wished: BTreeSet<_> = agenda.desired().map(|desired| &desired.name).collect();
-    let leftovers = match &wishes.power_budgets[..] {
-        [] => Vec::new(),
-        _ => world.leftovers(&wished),
+    // Most clusters have no budgets, and this is done on every pass.
+    let leftovers = if wishes.power_budgets.is_empty() {
+        Vec::new()
+    } else {
+        world.leftovers(&agenda.desired().map(|desired| &desired.name).collect())
     };
     power::plan(&Fleet { budgets: wishes.power_budgets.clone(), consumers, leftovers }, now)
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use naru_api::ScalingDecision;
 use naru_plan::power::{Allowance, BudgetReport, Leftover};
 use naru_plan::scaling::Load;
 use naru_plan::{Action, DeploymentName, Desired, Moment, Observed, Plan};
 use naru_protocol::Endpoint;
+
+use crate::clock::wall_clock;
 
 /// A place in which replicas run.
 ///
@@ -23,8 +24,7 @@ pub trait World {
 
     /// The present by the clocks of people, since 1970: schedules are written by these.
     fn wall_clock(&self) -> Moment {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        wall_clock()
     }
 
     /// Every deployment that has replicas, with the wish they were last made for; those that the

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::backoff::Failures;
+use crate::condition::Reason;
 use crate::deployment::Revision;
 use crate::units::{Bytes, Moment};
 
@@ -98,6 +99,20 @@ pub enum PendingReason {
     Refused(String),
     /// Something it is to be given (a volume, a secret) does not exist or cannot be attached.
     MountMissing(String),
+}
+
+impl PendingReason {
+    /// The reason that conditions give for it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Placing => Reason::Starting,
+            Self::Unschedulable(_) => Reason::Unschedulable,
+            Self::ImageMissing(_) => Reason::ImageMissing,
+            Self::QuotaExceeded(_) => Reason::QuotaExceeded,
+            Self::Refused(_) => Reason::Refused,
+            Self::MountMissing(_) => Reason::MountMissing,
+        }
+    }
 }
 
 impl fmt::Display for PendingReason {

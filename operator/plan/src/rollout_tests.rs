@@ -24,6 +24,10 @@ fn broken(id: u32, failures: u32) -> Replica {
     Replica { has_served: false, ..crashed(id, failures, 0) }
 }
 
+fn planned(rollout: Rollout, wished: u32, replicas: impl Into<Vec<Replica>>) -> Plan {
+    plan(&Desired { rollout, ..wish(wished) }, &seen(replicas), None, NOW)
+}
+
 #[track_caller]
 fn check(
     fact: &str,
@@ -32,8 +36,7 @@ fn check(
     replicas: impl Into<Vec<Replica>>,
     expected: &str,
 ) {
-    let desired = Desired { rollout, ..wish(wished) };
-    assert_eq!(story(&plan(&desired, &seen(replicas), None, NOW)), expected, "{fact}");
+    assert_eq!(story(&planned(rollout, wished, replicas)), expected, "{fact}");
 }
 
 #[track_caller]
@@ -44,8 +47,7 @@ fn says(
     replicas: impl Into<Vec<Replica>>,
     expected: &str,
 ) {
-    let desired = Desired { rollout, ..wish(wished) };
-    let plan = plan(&desired, &seen(replicas), None, NOW);
+    let plan = planned(rollout, wished, replicas);
     let condition = plan.conditions.iter().find(|c| c.kind == ConditionKind::RolledOut).unwrap();
     let said = format!("{:?} {:?}: {}", condition.truth, condition.reason, condition.message);
     assert_eq!(said, expected, "{fact}");

@@ -152,7 +152,7 @@ impl<'a> Seen<'a> {
         }
         if let Some((replica, why)) = self.stuck() {
             let words = format!("replica {} cannot start: {why}", replica.id);
-            return say(pending_reason(why), words);
+            return say(why.reason(), words);
         }
         if let Some(Blocked { reason, words }) = &self.blocked {
             return say(*reason, words.clone());
@@ -275,16 +275,5 @@ fn failure_reason(failure: &WorkerFailure) -> Reason {
         WorkerFailure::OutOfMemory(_) => Reason::OutOfMemoryKilled,
         WorkerFailure::NodeLost(_) => Reason::NodeLost,
         WorkerFailure::Ended(_) => Reason::BackingOff,
-    }
-}
-
-fn pending_reason(why: &PendingReason) -> Reason {
-    match why {
-        PendingReason::Placing => Reason::Starting,
-        PendingReason::Unschedulable(_) => Reason::Unschedulable,
-        PendingReason::ImageMissing(_) => Reason::ImageMissing,
-        PendingReason::QuotaExceeded(_) => Reason::QuotaExceeded,
-        PendingReason::Refused(_) => Reason::Refused,
-        PendingReason::MountMissing(_) => Reason::MountMissing,
     }
 }

@@ -102,8 +102,7 @@ impl Kubernetes {
         let mut add = |write| steps.push(Step { write, action: None });
         let service = build::service(&decision.desired, &owner);
         let allowed = decision.power.as_ref().map(|power| power.replicas);
-        let most =
-            allowed.map_or(decision.desired.replicas, |it| it.min(decision.desired.replicas));
+        let most = allowed.unwrap_or(decision.desired.replicas);
         let budget = build::budget(&decision.desired, most, &owner);
         let (service_name, budget_name) = (service.name_any(), budget.name_any());
         if is_missing(&self.cluster.services, name, &service) {

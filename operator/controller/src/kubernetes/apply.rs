@@ -198,21 +198,8 @@ pub(super) async fn status(
     status: &ModelDeploymentStatus,
 ) -> Result<Option<DynamicObject>, ApplyError> {
     let resource = ApiResource::erase::<ModelDeployment>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), name.namespace(), &resource);
-    let whole = json!({
-        "apiVersion": resource.api_version,
-        "kind": resource.kind,
-        "metadata": { "name": name.name() },
-        "status": status,
-    });
-    let doing = Doing {
-        verb: "reporting on",
-        kind: &resource.kind,
-        namespace: name.namespace(),
-        name: name.name(),
-    };
-    let params = PatchParams::apply(labels::STATUS_MANAGER).force();
-    doing.ask(api.patch_status(name.name(), &params, &Patch::Apply(&whole))).await
+    let api = Api::namespaced_with(client.clone(), name.namespace(), &resource);
+    report(&api, &resource, name.namespace(), name.name(), status).await
 }
 
 /// Writes the status of a power budget.
@@ -222,14 +209,25 @@ pub(super) async fn budget_status(
     status: &PowerBudgetStatus,
 ) -> Result<Option<DynamicObject>, ApplyError> {
     let resource = ApiResource::erase::<PowerBudget>(&());
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let api = Api::all_with(client.clone(), &resource);
+    report(&api, &resource, "", name, status).await
+}
+
+/// Writes a whole status; `namespace` is empty where objects are in none.
+async fn report(
+    api: &Api<DynamicObject>,
+    resource: &ApiResource,
+    namespace: &str,
+    name: &str,
+    status: &impl Serialize,
+) -> Result<Option<DynamicObject>, ApplyError> {
     let whole = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": { "name": name },
         "status": status,
     });
-    let doing = Doing { verb: "reporting on", kind: &resource.kind, namespace: "", name };
+    let doing = Doing { verb: "reporting on", kind: &resource.kind, namespace, name };
     let params = PatchParams::apply(labels::STATUS_MANAGER).force();
     doing.ask(api.patch_status(name, &params, &Patch::Apply(&whole))).await
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
-use naru_api::{ModelDeployment, name_taken};
+use naru_api::name_taken;
 use naru_plan::{
     DeploymentName, Desired, Moment, Observed, PendingReason, Phase, Reason, Replica, Revision,
 };
@@ -21,6 +21,7 @@ use super::follow::Members;
 use super::observe::{self, Nodes, Parts};
 use super::placement::Placement;
 use super::power::PowerBudgets;
+use super::roster;
 use super::shelf::Shelf;
 use super::tenants::Tenants;
 use super::{build, labels};
@@ -143,7 +144,7 @@ impl Cluster {
     fn take_deployment(&mut self, event: Event<DynamicObject>) -> BTreeSet<DeploymentName> {
         let mut parsed = None;
         let event = event.modify(|object| {
-            parsed = Some(parse(object));
+            parsed = Some(roster::read(object, naru_api::parse));
             keep_status(object);
         });
         let names = self.deployments.take(event);
@@ -339,18 +340,6 @@ impl Cluster {
         };
         self.pods.of(name).filter_map(member).collect()
     }
-}
-
-/// Reads what an object wishes. Whatever is in it, the answer is words, never a panic.
-fn parse(object: &DynamicObject) -> Result<Desired, String> {
-    let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
-    let typed: ModelDeployment =
-        serde_json::from_value(value).map_err(|error| error.to_string())?;
-    naru_api::parse(&typed).map_err(|problems| {
-        let words: Vec<_> =
-            problems.into_iter().map(|(path, words)| format!("{path}: {words}")).collect();
-        words.join("; ")
-    })
 }
 
 /// Leaves of an object what is looked at again: the wish in it has been read.

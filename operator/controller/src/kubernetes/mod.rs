@@ -28,6 +28,7 @@ mod overview;
 mod pages;
 mod placement;
 mod power;
+mod roster;
 mod settled;
 mod shelf;
 mod spans;
@@ -38,7 +39,7 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 pub use kube::Client;
 use naru_api::{ScalingDecision, Wishes};
@@ -61,6 +62,7 @@ pub use self::metrics::Metrics;
 pub use self::overview::{LookError, Overview, Scope, Style, look, screen};
 pub use self::pages::pages;
 use self::work::Ended;
+use crate::clock::wall_clock;
 use crate::demand::{Demand, Demands};
 use crate::world::{Changed, Decision, Outcome, World};
 
@@ -226,8 +228,7 @@ impl World for Kubernetes {
     type Error = ApplyError;
 
     fn now(&self) -> Moment {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        wall_clock()
     }
 
     /// None: what a deleted deployment owned, the cluster's garbage collector clears away.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
@@ -12,6 +12,8 @@ use naru_api::{Enforcement, PowerBudgetStatus};
 use naru_plan::power::{BudgetReport, BudgetState, Leftover, PowerBudget};
 use naru_plan::{BudgetName, DeploymentName, Desired, Moment, Reason, Truth, Watts};
 
+use super::roster::{self, Roster};
+use super::status::Said;
 use super::{labels, observe};
 
 /// One budget as its object says.
@@ -23,63 +25,28 @@ struct Known {
 
 /// The budgets of the cluster.
 #[derive(Default)]
-pub(super) struct PowerBudgets {
-    known: BTreeMap<String, Known>,
-    listed: Option<BTreeSet<String>>,
-    is_complete: bool,
-    has_news: bool,
-}
+pub(super) struct PowerBudgets(Roster<Known>);
 
 impl PowerBudgets {
     /// Takes what the watch told.
     pub(super) fn take(&mut self, event: Event<DynamicObject>) {
-        match event {
-            Event::Init => self.listed = Some(BTreeSet::new()),
-            Event::InitApply(object) | Event::Apply(object) => self.put(&object),
-            Event::InitDone => {
-                self.is_complete = true;
-                if let Some(listed) = self.listed.take() {
-                    let before = self.known.len();
-                    self.known.retain(|name, _| listed.contains(name));
-                    self.has_news |= self.known.len() != before;
-                }
-            }
-            Event::Delete(object) => {
-                self.has_news |= self.known.remove(&object.name_any()).is_some();
-            }
-        }
-    }
-
-    fn put(&mut self, object: &DynamicObject) {
-        let name = object.name_any();
-        if let Some(listed) = &mut self.listed {
-            listed.insert(name.clone());
-        }
-        let status = object.data.get("status").cloned();
-        let status = status.and_then(|status| serde_json::from_value(status).ok());
-        let (parsed, status) = (parse(object), status.unwrap_or_default());
-        if let Err(words) = &parsed {
-            tracing::error!(power_budget = name, "it is not obeyed: {words}");
-        }
-        let known = Known { parsed, generation: object.metadata.generation, status };
-        let generation = known.generation;
-        let before = self.known.insert(name, known);
-        self.has_news |= before.is_none_or(|before| before.generation != generation);
+        // Another status is no other wish.
+        self.0.take(event, read, |before, now| before.generation == now.generation);
     }
 
     /// Whether every budget has been seen once.
     pub(super) fn is_complete(&self) -> bool {
-        self.is_complete
+        self.0.is_complete()
     }
 
     /// Whether something else is wished than when this was asked last.
     pub(super) fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.has_news)
+        self.0.take_news()
     }
 
     /// Every budget that says something with a meaning, by name.
     pub(super) fn all(&self) -> Vec<PowerBudget> {
-        self.known.values().filter_map(|known| known.parsed.clone().ok()).collect()
+        self.0.all().filter_map(|(_, known)| known.parsed.clone().ok()).collect()
     }
 
     /// By name, the status of every budget whose object says something else so far.
@@ -89,7 +56,7 @@ impl PowerBudgets {
         now: Moment,
     ) -> Vec<(String, PowerBudgetStatus)> {
         let mut news = Vec::new();
-        for (name, known) in &self.known {
+        for (name, known) in self.0.all() {
             let report = reports.iter().find(|report| report.name.as_str() == name);
             let status = match (&known.parsed, report) {
                 (Err(words), _) => refused(words, known, now),
@@ -104,15 +71,15 @@ impl PowerBudgets {
     }
 }
 
-fn parse(object: &DynamicObject) -> Result<PowerBudget, String> {
-    let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
-    let typed: naru_api::PowerBudget =
-        serde_json::from_value(value).map_err(|error| error.to_string())?;
-    naru_api::parse_power_budget(&typed).map_err(|problems| {
-        let words: Vec<_> =
-            problems.into_iter().map(|(path, words)| format!("{path}: {words}")).collect();
-        words.join("; ")
-    })
+fn read(object: &DynamicObject) -> Option<Known> {
+    let parsed = roster::read(object, naru_api::parse_power_budget);
+    if let Err(words) = &parsed {
+        tracing::error!(power_budget = object.name_any(), "it is not obeyed: {words}");
+    }
+    let status = object.data.get("status").cloned();
+    let status = status.and_then(|status| serde_json::from_value(status).ok());
+    let (generation, status) = (object.metadata.generation, status.unwrap_or_default());
+    Some(Known { parsed, generation, status })
 }
 
 fn status(report: &BudgetReport, known: &Known, now: Moment) -> PowerBudgetStatus {
@@ -155,20 +122,8 @@ fn refused(words: &str, known: &Known, now: Moment) -> PowerBudgetStatus {
 }
 
 fn holds(truth: Truth, reason: Reason, message: String, known: &Known, now: Moment) -> Condition {
-    let (type_, status) = ("Holds".to_owned(), format!("{truth:?}"));
-    let before = known.status.conditions.iter().find(|before| before.type_ == type_);
-    let same = before.filter(|before| before.status == status);
-    let seconds = Moment(now.0 / 1000 * 1000);
-    let last_transition_time = same
-        .map_or_else(|| Time(observe::time(seconds)), |before| before.last_transition_time.clone());
-    Condition {
-        type_,
-        status,
-        reason: format!("{reason:?}"),
-        message,
-        observed_generation: known.generation,
-        last_transition_time,
-    }
+    let said = Said { kind: "Holds", truth, reason, message };
+    said.condition(&known.status.conditions, known.generation, now)
 }
 
 /// What a replica is charged, and to whom, as annotations: it is known by them once nobody

@@ -32,7 +32,7 @@ pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
     let updated = replicas.iter().filter(|r| Some(r.revision) == report.revision);
     let conditions = report.conditions.iter().map(|condition| {
         let naru_plan::Condition { kind, truth, reason, ref message, since } = *condition;
-        Facts { kind, truth, reason, message }.condition(report, since)
+        self::condition(report, kind, truth, (reason, message), since)
     });
     ModelDeploymentStatus {
         observed_generation: report.generation,
@@ -55,25 +55,29 @@ pub(super) fn refused(
     report: &Report<'_>,
     now: Moment,
 ) -> ModelDeploymentStatus {
-    let conditions = [ConditionKind::Ready, ConditionKind::WorkersReady].map(|kind| {
-        let (reason, message) = (refusal.reason, &refusal.message);
-        Facts { kind, truth: Truth::False, reason, message }.condition(report, now)
-    });
+    let conditions = [ConditionKind::Ready, ConditionKind::WorkersReady]
+        .map(|kind| condition(report, kind, Truth::False, (refusal.reason, &refusal.message), now));
     ModelDeploymentStatus { conditions: conditions.into(), ..status(report) }
 }
 
-struct Facts<'a> {
-    kind: ConditionKind,
-    truth: Truth,
-    reason: Reason,
-    message: &'a str,
+/// What one condition says.
+pub(super) struct Said<'a> {
+    pub(super) kind: &'a str,
+    pub(super) truth: Truth,
+    pub(super) reason: Reason,
+    pub(super) message: String,
 }
 
-impl Facts<'_> {
-    /// As it is written, with what to try next; the time moves only when the truth flips.
-    fn condition(self, report: &Report<'_>, since: Moment) -> Condition {
-        let (kind, truth) = (format!("{:?}", self.kind), format!("{:?}", self.truth));
-        let before = report.live.conditions.iter().find(|before| before.type_ == kind);
+impl Said<'_> {
+    /// As it is written; the time moves only when the truth flips. `before` is what stands there.
+    pub(super) fn condition(
+        self,
+        before: &[Condition],
+        generation: Option<i64>,
+        since: Moment,
+    ) -> Condition {
+        let truth = format!("{:?}", self.truth);
+        let before = before.iter().find(|before| before.type_ == self.kind);
         let same = before.filter(|before| before.status == truth);
         // Whole seconds: that is all that is kept of it.
         let seconds = Moment(since.0 / 1000 * 1000);
@@ -82,14 +86,27 @@ impl Facts<'_> {
             |before| before.last_transition_time.clone(),
         );
         Condition {
-            type_: kind,
+            type_: self.kind.to_owned(),
             status: truth,
             reason: format!("{:?}", self.reason),
-            message: advised(self.reason, self.message, report.name),
-            observed_generation: report.generation,
+            message: self.message,
+            observed_generation: generation,
             last_transition_time: time,
         }
     }
+}
+
+/// One condition of a model deployment, with what to try next.
+fn condition(
+    report: &Report<'_>,
+    kind: ConditionKind,
+    truth: Truth,
+    (reason, message): (Reason, &str),
+    since: Moment,
+) -> Condition {
+    let (kind, message) = (format!("{kind:?}"), advised(reason, message, report.name));
+    let said = Said { kind: &kind, truth, reason, message };
+    said.condition(&report.live.conditions, report.generation, since)
 }
 
 fn count(number: usize) -> u32 {

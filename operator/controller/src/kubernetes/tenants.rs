@@ -1,6 +1,6 @@
 //! Everybody who has keys, as seen last.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use kube::core::DynamicObject;
@@ -8,70 +8,31 @@ use kube::runtime::watcher::Event;
 use naru_plan::{Moment, Tenant};
 
 use super::observe;
+use super::roster::{self, Roster};
 
-/// The tenants of the cluster.
+/// The tenants of the cluster, each with when it was created.
 #[derive(Default)]
-pub(super) struct Tenants {
-    known: BTreeMap<String, (Moment, Tenant)>,
-    listed: Option<BTreeSet<String>>,
-    is_complete: bool,
-    has_news: bool,
-}
+pub(super) struct Tenants(Roster<(Moment, Tenant)>);
 
 impl Tenants {
     /// Takes what the watch told.
     pub(super) fn take(&mut self, event: Event<DynamicObject>) {
-        match event {
-            Event::Init => self.listed = Some(BTreeSet::new()),
-            Event::InitApply(object) | Event::Apply(object) => self.put(&object),
-            Event::InitDone => {
-                self.is_complete = true;
-                if let Some(listed) = self.listed.take() {
-                    let before = self.known.len();
-                    self.known.retain(|name, _| listed.contains(name));
-                    self.has_news |= self.known.len() != before;
-                }
-            }
-            Event::Delete(object) => {
-                self.has_news |= self.known.remove(&object.name_any()).is_some();
-            }
-        }
-    }
-
-    fn put(&mut self, object: &DynamicObject) {
-        let name = object.name_any();
-        if let Some(listed) = &mut self.listed {
-            listed.insert(name.clone());
-        }
-        let created = object.creation_timestamp().as_ref().map_or(Moment(0), observe::moment);
-        match parse(object) {
-            Ok(tenant) => {
-                let entry = (created, tenant);
-                if self.known.get(&name) != Some(&entry) {
-                    self.known.insert(name, entry);
-                    self.has_news = true;
-                }
-            }
-            Err(words) => {
-                tracing::error!(tenant = name, "its keys are not accepted: {words}");
-                self.has_news |= self.known.remove(&name).is_some();
-            }
-        }
+        self.0.take(event, read, PartialEq::eq);
     }
 
     /// Whether every tenant has been seen once.
     pub(super) fn is_complete(&self) -> bool {
-        self.is_complete
+        self.0.is_complete()
     }
 
     /// Whether something has changed since this was asked last.
     pub(super) fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.has_news)
+        self.0.take_news()
     }
 
     /// Every tenant, by name. A key that two have is the older one's.
     pub(super) fn all(&self) -> Vec<Tenant> {
-        let mut by_age: Vec<_> = self.known.iter().collect();
+        let mut by_age: Vec<_> = self.0.all().collect();
         by_age.sort_by_key(|(name, (created, _))| (*created, *name));
         let mut taken = BTreeSet::new();
         let mut tenants = Vec::new();
@@ -96,15 +57,16 @@ impl Tenants {
     }
 }
 
-fn parse(object: &DynamicObject) -> Result<Tenant, String> {
-    let value = serde_json::to_value(object).map_err(|error| error.to_string())?;
-    let typed: naru_api::Tenant =
-        serde_json::from_value(value).map_err(|error| error.to_string())?;
-    naru_api::parse_tenant(&typed).map_err(|problems| {
-        let words: Vec<_> =
-            problems.into_iter().map(|(path, words)| format!("{path}: {words}")).collect();
-        words.join("; ")
-    })
+/// A tenant whose keys mean nothing has none.
+fn read(object: &DynamicObject) -> Option<(Moment, Tenant)> {
+    let created = object.creation_timestamp().as_ref().map_or(Moment(0), observe::moment);
+    match roster::read(object, naru_api::parse_tenant) {
+        Ok(tenant) => Some((created, tenant)),
+        Err(words) => {
+            tracing::error!(tenant = object.name_any(), "its keys are not accepted: {words}");
+            None
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use naru_plan::power::BudgetReport;
 use naru_plan::{
@@ -25,6 +25,7 @@ use self::record::Record;
 use self::terminal::Terminal;
 use self::worker::{Event, Identity, SpawnError};
 use crate::arguments;
+use crate::clock::wall_clock;
 use crate::power_metrics::PowerMetrics;
 use crate::world::{Changed, Decision, Done, Outcome, World};
 
@@ -123,10 +124,9 @@ impl Machine {
 
     /// The deployment; one that was never met is as old as this moment.
     fn meet(&mut self, desired: &Desired) -> &mut Deployment {
-        let created = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.deployments.entry(desired.name.clone()).or_insert_with(|| Deployment {
             wish: desired.clone(),
-            created_unix_seconds: created().as_secs(),
+            created_unix_seconds: wall_clock().0 / 1000,
             replicas: BTreeMap::new(),
         })
     }

@@ -22,7 +22,7 @@ use super::error::FetchError;
 use super::fetch::FileRequest;
 use super::journal::Whole;
 use super::part::{Part, Paths};
-use super::retries::{Failure, Patience, Retries};
+use super::retries::{Failure, Patience, Retries, patiently};
 use super::{FetchProgress, digest};
 
 /// Connections to one server at a time.
@@ -75,7 +75,10 @@ impl Download<'_> {
             let has_digest = self.request.sha256.is_some();
             let (part, first) = match Part::reopen(self.paths, has_digest) {
                 Some(part) => (part, None),
-                None => self.begin().await?,
+                None => {
+                    let (part, first) = patiently(self.patience, || self.begin()).await?;
+                    (part, Some(first))
+                }
             };
             let part = Arc::new(part);
             let hashing = has_digest.then(|| {
@@ -110,17 +113,7 @@ impl Download<'_> {
     }
 
     /// Asks for the first piece, and learns from the answer what there is.
-    async fn begin(&self) -> Result<(Part, Option<Incoming>), FetchError> {
-        let mut retries = Retries::new(self.patience);
-        loop {
-            match self.begin_once().await {
-                Ok((part, incoming)) => return Ok((part, Some(incoming))),
-                Err(error) => retries.pause(error.into()).await?,
-            }
-        }
-    }
-
-    async fn begin_once(&self) -> Result<(Part, Incoming), FetchError> {
+    async fn begin(&self) -> Result<(Part, Incoming), FetchError> {
         let response = self.send(Some(0..PIECE_BYTES_MIN), None).await?;
         let headers = response.headers();
         let version = version(headers).map(str::to_owned);

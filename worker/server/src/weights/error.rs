@@ -75,6 +75,8 @@ pub(crate) enum FetchError {
     SeveralFiles { place: String, choices: Vec<String> },
     #[error("{place} has no file {file}")]
     NoSuchFile { place: String, file: String },
+    #[error("{place} has more than {most} files; name the folder of one model")]
+    TooManyFiles { place: String, most: usize },
     #[error("{place} lists a file with an unsafe name")]
     UnsafeName { place: String },
     #[error("{place} has {name} as a packed directory; push its files one by one")]
@@ -144,6 +146,7 @@ impl FetchError {
             | Self::NoWeights { .. }
             | Self::SeveralFiles { .. }
             | Self::NoSuchFile { .. }
+            | Self::TooManyFiles { .. }
             | Self::UnsafeName { .. }
             | Self::PackedDirectory { .. } => WeightsFault::Missing,
             Self::Ended => WeightsFault::Unspecified,

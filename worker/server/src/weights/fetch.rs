@@ -19,8 +19,10 @@ use super::error::FetchError;
 use super::part::Paths;
 use super::retries::Patience;
 
-/// How often a process that waits for another's fetch looks.
+/// How often a process that waits for another's fetch looks, and every how many looks it reads how
+/// far that is: the record of a large file is long.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
+const LOOKS_PER_READING: u32 = 10;
 
 /// One file to fetch.
 #[derive(Debug, Clone)]
@@ -85,7 +87,7 @@ async fn lock(paths: &Paths, progress: &mut FetchProgress) -> Result<File, Fetch
     let failed = |source| FetchError::of_write(paths.lock.clone(), source);
     let file = OpenOptions::new().create(true).append(true).open(&paths.lock).map_err(failed)?;
     let before = progress.done();
-    let mut told = false;
+    let mut looks = 0_u32;
     loop {
         match file.try_lock() {
             Ok(()) => {
@@ -93,15 +95,16 @@ async fn lock(paths: &Paths, progress: &mut FetchProgress) -> Result<File, Fetch
                 return Ok(file);
             }
             Err(TryLockError::WouldBlock) => {
-                if !told {
+                if looks == 0 {
                     tracing::info!("another process is fetching the same file: waiting for it");
-                    told = true;
                 }
-                if let Some((done, total)) = paths.noted() {
+                let is_reading = looks.is_multiple_of(LOOKS_PER_READING);
+                if let Some((done, total)) = is_reading.then(|| paths.noted()).flatten() {
                     progress.learn_total(total);
                     progress.set(before + done);
                 }
                 sleep(LOCK_PAUSE).await;
+                looks += 1;
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }

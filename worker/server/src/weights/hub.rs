@@ -10,8 +10,8 @@ use super::choice::{RemoteFile, choose};
 use super::credentials::bearer;
 use super::error::FetchError;
 use super::fetch::FileRequest;
-use super::retries::Retries;
-use super::uri::{HubRepo, is_safe};
+use super::retries::patiently;
+use super::uri::{HubRepo, is_hidden, is_safe};
 use super::versions::Versions;
 use super::{Fetcher, Sources};
 
@@ -57,11 +57,10 @@ pub(super) async fn obtain(
         name: repo.revision.clone(),
         file: repo.file.clone(),
     };
-    let (commit, files) = match list_patiently(&fetcher.sources, client, repo).await {
+    let list = || list(&fetcher.sources, client, repo);
+    let (commit, files) = match patiently(&fetcher.sources.patience, list).await {
         Ok(listing) => listing,
-        // What was fetched completely before serves while the network does not.
-        Err(error) if error.is_transient() => return versions.earlier().ok_or(error),
-        Err(error) => return Err(error),
+        Err(error) => return versions.in_place_of(error),
     };
     let chosen = choose(&format!("hf://{}", repo.name), repo.file.as_deref(), &files)?;
     let request = |file: &RemoteFile, target| FileRequest {
@@ -74,20 +73,6 @@ pub(super) async fn obtain(
         may_differ: false,
     };
     versions.complete(&commit, &chosen, fetcher, client, request).await
-}
-
-async fn list_patiently(
-    sources: &Sources,
-    client: &Client,
-    repo: &HubRepo,
-) -> Result<(String, Vec<RemoteFile>), FetchError> {
-    let mut retries = Retries::new(&sources.patience);
-    loop {
-        match list(sources, client, repo).await {
-            Ok(listing) => return Ok(listing),
-            Err(error) => retries.pause(error.into()).await?,
-        }
-    }
 }
 
 /// The commit, and its files.
@@ -114,9 +99,12 @@ async fn list(
     let body = body.map_err(|source| FetchError::of_network(&url, source.without_url()))?;
     let listing: Listing =
         serde_json::from_slice(&body).map_err(|source| FetchError::Listing { url, source })?;
-    let safe = |file: &Sibling| is_safe(&file.rfilename) || file.rfilename.starts_with('.');
-    if !is_safe(&listing.sha) || listing.sha.contains('/') || !listing.siblings.iter().all(safe) {
+    let Listing { sha, mut siblings } = listing;
+    // Of no use to us, and some are in every repository: .gitattributes.
+    siblings.retain(|file| !is_hidden(&file.rfilename));
+    let safe = |file: &Sibling| is_safe(&file.rfilename);
+    if !is_safe(&sha) || sha.contains('/') || !siblings.iter().all(safe) {
         return Err(FetchError::UnsafeName { place: format!("hf://{name}") });
     }
-    Ok((listing.sha, listing.siblings.into_iter().map(RemoteFile::from).collect()))
+    Ok((sha, siblings.into_iter().map(RemoteFile::from).collect()))
 }

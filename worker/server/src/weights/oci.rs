@@ -17,7 +17,7 @@ use super::choice::{RemoteFile, choose};
 use super::credentials::{Login, basic, bearer};
 use super::error::FetchError;
 use super::fetch::FileRequest;
-use super::retries::Retries;
+use super::retries::patiently;
 use super::uri::{OciArtifact, is_safe};
 use super::versions::Versions;
 use super::{CONNECT_MAX, Fetcher, SILENCE_MAX, USER_AGENT, read_ca_file};
@@ -40,11 +40,10 @@ pub(super) async fn obtain(
         name: artifact.version_name(),
         file: None,
     };
-    let (digest, files) = match registry.list_patiently(fetcher).await {
+    let list = || registry.list();
+    let (digest, files) = match patiently(&fetcher.sources.patience, list).await {
         Ok(listing) => listing,
-        // What was fetched completely before serves while the network does not.
-        Err(error) if error.is_transient() => return versions.earlier().ok_or(error),
-        Err(error) => return Err(error),
+        Err(error) => return versions.in_place_of(error),
     };
     let chosen = choose(&artifact.place(), None, &files)?;
     let version = digest.replace(':', "-");
@@ -128,19 +127,6 @@ impl Registry {
 
     fn url_of(&self, file: &RemoteFile) -> String {
         format!("{}/blobs/sha256:{}", self.base, file.sha256.as_deref().unwrap_or_default())
-    }
-
-    async fn list_patiently(
-        &self,
-        fetcher: &Fetcher,
-    ) -> Result<(String, Vec<RemoteFile>), FetchError> {
-        let mut retries = Retries::new(&fetcher.sources.patience);
-        loop {
-            match self.list().await {
-                Ok(listing) => return Ok(listing),
-                Err(error) => retries.pause(error.into()).await?,
-            }
-        }
     }
 
     /// The digest of the manifest, and the files it lists.

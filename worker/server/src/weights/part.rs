@@ -135,7 +135,7 @@ impl Part {
         self.record().spans.bytes()
     }
 
-    /// What is missing, in order; `None`: nobody can say.
+    /// What is missing, in order; nothing where nobody knows how much there will be.
     pub(super) fn missing(&self, piece: u64) -> Vec<Range<u64>> {
         self.total().map_or(Vec::new(), |total| self.record().spans.missing(total, piece))
     }

@@ -51,6 +51,23 @@ impl<'a> Retries<'a> {
     }
 }
 
+/// Makes an attempt until one succeeds, as long as patience lasts.
+pub(super) async fn patiently<T, F>(
+    patience: &Patience,
+    attempt: impl Fn() -> F,
+) -> Result<T, FetchError>
+where
+    F: Future<Output = Result<T, FetchError>>,
+{
+    let mut retries = Retries::new(patience);
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) => retries.pause(error.into()).await?,
+        }
+    }
+}
+
 /// A failed attempt, and whether it brought us further.
 pub(super) struct Failure {
     pub(super) error: FetchError,

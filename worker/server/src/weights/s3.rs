@@ -13,14 +13,14 @@ use super::credentials::Wallet;
 use super::digest::hex;
 use super::error::FetchError;
 use super::fetch::FileRequest;
-use super::retries::Retries;
+use super::retries::patiently;
 use super::uri::{S3Object, is_safe};
 use super::versions::Versions;
 use super::{Fetcher, Sources};
 
 /// How long a signed address opens its object: longer than the longest fetch.
 const SIGNED_FOR: Duration = Duration::from_hours(24);
-/// Objects in a folder of weights; more is a wrong folder.
+/// Objects in a folder of weights; with more it is the wrong folder.
 const OBJECTS_MAX: usize = 10_000;
 
 /// Which server, and who one is there.
@@ -96,11 +96,10 @@ pub(super) async fn obtain(
         return fetcher.obtain_file(client, request).await;
     }
     let versions = Versions { home, name: "newest".to_owned(), file: None };
-    let files = match list_patiently(fetcher, client, &bucket, object).await {
+    let list = || list(s3, client, &bucket, object);
+    let files = match patiently(&fetcher.sources.patience, list).await {
         Ok(files) => files,
-        // What was fetched completely before serves while the network does not.
-        Err(error) if error.is_transient() => return versions.earlier().ok_or(error),
-        Err(error) => return Err(error),
+        Err(error) => return versions.in_place_of(error),
     };
     let version = version(&files);
     let files: Vec<RemoteFile> = files.into_iter().map(|object| object.file).collect();
@@ -124,21 +123,6 @@ fn version(files: &[Listed]) -> String {
     let mut lines: Vec<String> = files.iter().map(line).collect();
     lines.sort();
     hex(&Sha256::digest(lines.concat()))[..16].to_owned()
-}
-
-async fn list_patiently(
-    fetcher: &Fetcher,
-    client: &Client,
-    bucket: &Bucket,
-    object: &S3Object,
-) -> Result<Vec<Listed>, FetchError> {
-    let mut retries = Retries::new(&fetcher.sources.patience);
-    loop {
-        match list(&fetcher.sources.s3, client, bucket, object).await {
-            Ok(listing) => return Ok(listing),
-            Err(error) => retries.pause(error.into()).await?,
-        }
-    }
 }
 
 async fn list(
@@ -173,8 +157,11 @@ async fn list(
             let file = RemoteFile { name: name.to_owned(), bytes: content.size, sha256: None };
             files.push(Listed { file, tag: content.etag.unwrap_or_default() });
         }
+        if files.len() > OBJECTS_MAX {
+            return Err(FetchError::TooManyFiles { place, most: OBJECTS_MAX });
+        }
         more = page.next_continuation_token;
-        if more.is_none() || files.len() > OBJECTS_MAX {
+        if more.is_none() {
             return Ok(files);
         }
     }

@@ -201,6 +201,12 @@ pub(super) fn is_safe(name: &str) -> bool {
     name.split('/').all(part) && !name.contains('\0')
 }
 
+/// Whether a file, or a folder on the way to it, has a name that begins with one dot.
+pub(super) fn is_hidden(name: &str) -> bool {
+    let mut parts = name.split('/');
+    parts.any(|part| part.len() > 1 && part.starts_with('.') && part != "..")
+}
+
 /// A name for the file behind `url` in the cache, another for each URL.
 pub(super) fn cache_name(url: &str) -> PathBuf {
     let digest = hex(&Sha256::digest(url.as_bytes()));

@@ -28,8 +28,12 @@ pub(super) struct Versions {
 }
 
 impl Versions {
-    /// What an earlier fetch left, if that was complete.
-    pub(super) fn earlier(&self) -> Option<PathBuf> {
+    /// What was fetched completely before: it serves while the network does not.
+    pub(super) fn in_place_of(&self, error: FetchError) -> Result<PathBuf, FetchError> {
+        if error.is_transient() { self.earlier().ok_or(error) } else { Err(error) }
+    }
+
+    fn earlier(&self) -> Option<PathBuf> {
         let version = fs::read_to_string(self.known()).ok().filter(|version| is_safe(version))?;
         let directory = self.home.join(&version);
         let path = match &self.file {

@@ -135,24 +135,13 @@ fn replica(
 fn phase(phase: &Phase) -> (String, String) {
     let (word, why) = match phase {
         Phase::Ready => ("Ready", String::new()),
-        Phase::Pending { why } => (pending(why), words(why)),
+        Phase::Pending { why } => return (format!("{:?}", why.reason()), words(why)),
         Phase::Silent { .. } => ("Ending", String::new()),
         Phase::Fetching { .. } => ("Fetching", String::new()),
         Phase::Loading => ("Loading", String::new()),
         Phase::Stopped { failure, .. } => ("Stopped", failure.to_string()),
     };
     (word.to_owned(), why)
-}
-
-fn pending(why: &PendingReason) -> &'static str {
-    match why {
-        PendingReason::Placing => "Starting",
-        PendingReason::Unschedulable(_) => "Unschedulable",
-        PendingReason::ImageMissing(_) => "ImageMissing",
-        PendingReason::QuotaExceeded(_) => "QuotaExceeded",
-        PendingReason::Refused(_) => "Refused",
-        PendingReason::MountMissing(_) => "MountMissing",
-    }
 }
 
 fn words(why: &PendingReason) -> String {

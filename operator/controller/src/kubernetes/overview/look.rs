@@ -1,20 +1,20 @@
 //! The one look at a cluster: five lists, beside each other.
 
 use std::fmt::Debug;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::core::{ObjectList, Status};
 use kube::{Client, Resource};
 use naru_api::{ModelDeployment, PowerBudget};
-use naru_plan::Moment;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::super::labels::{DEPLOYMENT, MANAGED};
 use super::facts::{Objects, overview};
 use super::{Overview, queues};
+use crate::clock::wall_clock;
 use crate::reconcile::one_line;
 
 /// An API server that has not answered by then is not waited for.
@@ -137,15 +137,9 @@ pub async fn look(client: &Client, scope: &Scope) -> Result<Overview, LookError>
     objects.sets = listed(sets, "replicas", notes).unwrap_or_default();
     objects.pods = listed(pods, "pods of replicas", notes).unwrap_or_default();
     objects.nodes = listed(nodes, "zones of nodes", notes);
-    let mut overview = overview(&objects, now());
+    let mut overview = overview(&objects, wall_clock());
     queues::fill(client, &mut overview).await;
     Ok(overview)
-}
-
-/// The time of this machine, as the planner counts it.
-fn now() -> Moment {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Objects are read one by one: one of another version must not hide the others.

@@ -392,6 +392,9 @@ async fn the_files_of_a_hub_repository_are_chosen_by_rule() {
     check("none", &["x.md", "y.bin"], "hf://o/r", Err("has no .gguf")).await;
     check("a wrong name", &["a.gguf"], "hf://o/r/c.gguf", Err("no file c.gguf")).await;
     check("an escape", &["a/../../b.gguf"], "hf://o/r", Err("unsafe name")).await;
+    check("nothing that is hidden", &[".gitattributes", "a.gguf"], "hf://o/r", Ok(&["a.gguf"]))
+        .await;
+    check("a plain one", &["../b.gguf"], "hf://o/r", Err("unsafe name")).await;
 }
 
 #[tokio::test]
