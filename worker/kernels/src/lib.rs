@@ -16,6 +16,7 @@
 #![allow(unsafe_code)]
 
 mod cpu;
+pub mod cuda;
 mod dtype;
 mod matrix;
 mod ops;

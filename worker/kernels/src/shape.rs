@@ -73,3 +73,23 @@ pub(crate) fn at_most(
 ) -> Result<(), ShapeError> {
     if found <= limit { Ok(()) } else { Err(ShapeError::Limit { op, what, limit, found }) }
 }
+
+/// `found` in the type that kernels take sizes in.
+pub(crate) fn to_u32(
+    op: &'static str,
+    what: &'static str,
+    found: usize,
+) -> Result<u32, ShapeError> {
+    let limit = u32::MAX as usize;
+    u32::try_from(found).map_err(|_| ShapeError::Limit { op, what, limit, found })
+}
+
+/// `found` as blocks of a CUDA grid in y or z.
+pub(crate) fn grid_rows(
+    op: &'static str,
+    what: &'static str,
+    found: usize,
+) -> Result<u32, ShapeError> {
+    at_most(op, what, 65_535, found)?;
+    to_u32(op, what, found)
+}

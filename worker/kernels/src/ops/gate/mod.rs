@@ -1,6 +1,7 @@
 //! Gate: the activation between the projections of a feed-forward block.
 
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::cpu::Cpu;

@@ -1,0 +1,30 @@
+//! What runs launches: the host shim, or a GPU.
+
+use naru_kernels::cuda::{DevicePointer, Launch};
+
+/// A device with its own memory.
+pub trait Machine {
+    /// What it is, for reports.
+    fn name(&self) -> String;
+
+    /// Whether it runs kernels that are written for tensor cores.
+    fn has_tensor_cores(&self) -> bool;
+
+    /// So many bytes, all of them 0xff: floats that were not written are NaN.
+    fn allocate(&mut self, bytes: usize) -> DevicePointer;
+
+    /// A copy of `bytes` in its memory.
+    fn upload(&mut self, bytes: &[u8]) -> DevicePointer;
+
+    /// What lies at a place.
+    fn download(&mut self, from: DevicePointer, bytes: usize) -> Vec<u8>;
+
+    /// Runs one launch to its end.
+    fn launch(&mut self, launch: &Launch) -> Result<(), String>;
+
+    /// Gives back everything that was allocated or uploaded.
+    fn clear(&mut self);
+
+    /// Seconds of one pass over `launches`, the median of several; None where time means nothing.
+    fn seconds(&mut self, launches: &[Launch]) -> Option<f64>;
+}
