@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench bench-kubernetes bench-weights soak fuzz models fixtures clients images cluster cluster-down
+.PHONY: help up test check kernels bench bench-kubernetes bench-weights soak fuzz models fixtures clients images cluster cluster-down
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -36,7 +36,7 @@ check: ## the inner loop: format, lints, unit tests
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo test --workspace --lib --bins
 
-test: models ## everything that proves the product; what CI runs
+test: models kernels ## everything that proves the product; what CI runs
 	@tests/prerequisites.sh fmt clippy
 	@tests/cluster/ctl build
 	cargo fmt --all --check
@@ -53,7 +53,7 @@ clients: models ## only the tests that talk to running processes; PYTEST="-k nam
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
 	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
 
-images: ## the operator, gateway and worker images as one archive, and the commands to load and to push it
+images: kernels ## the operator, gateway and worker images as one archive, and the commands to load and to push it
 	@tests/prerequisites.sh
 	cargo build --release -p naru -p naru-worker
 	@python3 charts/images/pack.py --binaries $(TARGET)/release --out $(TARGET)/images

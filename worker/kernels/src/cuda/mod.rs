@@ -3,10 +3,26 @@
 //! An op's `cuda.rs` turns sizes and places in device memory into [`Launch`]es, which are data: what
 //! runs them is a GPU, or in the tests a shim on the host that has the same kernels as C++.
 
+#[cfg(feature = "cuda")]
+mod code;
+mod device;
 mod element;
+mod error;
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+mod graph;
 mod launch;
+#[cfg(feature = "cuda")]
+mod memory;
 
+pub use device::Device;
 pub use element::Element;
+pub use error::GpuError;
+#[cfg(feature = "cuda")]
+pub use gpu::{Description, Gpu};
+#[cfg(feature = "cuda")]
+pub use graph::Graph;
 pub use launch::{Argument, DevicePointer, Launch};
 
 pub use crate::ops::gate::cuda::{GateTask, gate};

@@ -1,41 +1,94 @@
 //! Every CUDA kernel against a reference in f64, over a table of shapes with ragged ends and
 //! extreme values: on the host shim everywhere, on a GPU with `--gpu`.
 #![allow(missing_docs, unsafe_code, unreachable_pub)]
+// What was compared is the point of the run.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod gate;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod machine;
 mod numbers;
 mod report;
 mod shim;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use machine::Machine;
-use report::Report;
+use report::{Report, Timing};
 
 type Part = fn(&mut dyn Machine, &mut Report);
 
 /// Each op's name, its comparisons and its timings.
 const OPS: &[(&str, Part, Part)] = &[("gate", gate::agree, gate::time)];
 
+/// What the command line asks for. Of cargo's own options, which a harness would take, none means
+/// anything here.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Run on the first GPU, not on the shim.
+    gpu: bool,
+    /// Time the kernels too.
+    time: bool,
+    /// Where to write everything that was found.
+    json: Option<PathBuf>,
+    /// Only ops with this in their names.
+    filter: Option<String>,
+}
+
 fn main() -> ExitCode {
-    // Of cargo's own options, which a harness would take, only a name to filter by means something.
-    let filter = std::env::args().skip(1).find(|word| !word.starts_with('-'));
-    let mut machine = match shim::Shim::start() {
-        Ok(shim) => shim,
+    let mut asked = Asked::default();
+    for word in std::env::args().skip(1) {
+        match word.as_str() {
+            "--gpu" => asked.gpu = true,
+            "--time" => asked.time = true,
+            word if word.starts_with("--json=") => asked.json = Some(word[7..].into()),
+            word if word.starts_with('-') => {}
+            word => asked.filter = Some(word.to_owned()),
+        }
+    }
+    let started = if asked.gpu { start_gpu() } else { start_shim() };
+    let mut machine = match started {
+        Ok(machine) => machine,
         Err(error) => {
-            eprintln!("the kernels do not compile for the host:\n{error}");
+            eprintln!("{error}");
             return ExitCode::FAILURE;
         }
     };
     let mut report = Report::default();
-    for (op, agree, _) in OPS {
-        if filter.as_ref().is_none_or(|filter| op.contains(filter.as_str())) {
-            agree(&mut machine, &mut report);
+    for (op, agree, time) in OPS {
+        if asked.filter.as_ref().is_some_and(|filter| !op.contains(filter.as_str())) {
+            continue;
+        }
+        agree(machine.as_mut(), &mut report);
+        machine.clear();
+        if asked.time {
+            time(machine.as_mut(), &mut report);
             machine.clear();
         }
     }
-    summarise(&machine, &report)
+    if let Some(path) = asked.json {
+        std::fs::write(path, report.to_json(&machine.name())).expect("the report can be written");
+    }
+    summarise(machine.as_ref(), &report)
+}
+
+fn start_shim() -> Result<Box<dyn Machine>, String> {
+    let shim = shim::Shim::start();
+    Ok(Box::new(shim.map_err(|error| format!("the kernels do not compile here:\n{error}"))?))
+}
+
+#[cfg(feature = "cuda")]
+fn start_gpu() -> Result<Box<dyn Machine>, String> {
+    let gpu = gpu::OnGpu::start()?;
+    println!("{:?}", gpu.gpu().description());
+    Ok(Box::new(gpu))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn start_gpu() -> Result<Box<dyn Machine>, String> {
+    Err("built without the feature cuda".to_owned())
 }
 
 fn summarise(machine: &dyn Machine, report: &Report) -> ExitCode {
@@ -47,6 +100,11 @@ fn summarise(machine: &dyn Machine, report: &Report) -> ExitCode {
             of_op.len(),
             machine.name()
         );
+    }
+    for Timing { op, case, seconds, bytes, flop } in &report.timings {
+        let (gigabytes, teraflop) = (bytes / seconds / 1e9, flop / seconds / 1e12);
+        let microseconds = seconds * 1e6;
+        println!("{op} {case}: {microseconds:.1} us, {gigabytes:.0} GB/s, {teraflop:.1} TFLOP/s");
     }
     let failures: Vec<_> =
         report.outcomes.iter().filter(|outcome| outcome.failure.is_some()).collect();

@@ -65,7 +65,8 @@ impl Report {
             if share > outcome.worst || share.is_nan() {
                 outcome.worst = if share.is_nan() { f64::INFINITY } else { share };
             }
-            if !(share <= 1.0) && outcome.failure.is_none() {
+            let is_near = share <= 1.0;
+            if !is_near && outcome.failure.is_none() {
                 let failure = format!("element {i} is {found}, not {expected} ± {:e}", bound(i));
                 outcome.failure = Some(failure);
             }
@@ -84,5 +85,30 @@ impl Report {
             relative: f64::INFINITY,
             failure,
         });
+    }
+
+    /// Everything, as the page of results keeps it. Names of cases have no quotes.
+    pub fn to_json(&self, machine: &str) -> String {
+        let number = |x: f64| if x.is_finite() { format!("{x:e}") } else { "null".to_owned() };
+        let outcome = |one: &Outcome| {
+            let Outcome { op, case, worst, relative, failure } = one;
+            let (worst, relative) = (number(*worst), number(*relative));
+            let passed = failure.is_none();
+            format!(
+                r#"{{"op":"{op}","case":"{case}","worst_share_of_bound":{worst},"relative_error":{relative},"passed":{passed}}}"#
+            )
+        };
+        let timing = |one: &Timing| {
+            let Timing { op, case, seconds, bytes, flop } = one;
+            format!(
+                r#"{{"op":"{op}","case":"{case}","seconds":{seconds:e},"bytes":{bytes:e},"flop":{flop:e}}}"#
+            )
+        };
+        let lines = |lines: Vec<String>| lines.join(",\n    ");
+        let outcomes = lines(self.outcomes.iter().map(outcome).collect());
+        let timings = lines(self.timings.iter().map(timing).collect());
+        format!(
+            "{{\"device\": \"{machine}\",\n  \"comparisons\": [\n    {outcomes}],\n  \"timings\": [\n    {timings}]\n}}\n"
+        )
     }
 }

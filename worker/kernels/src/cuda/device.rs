@@ -1,0 +1,40 @@
+//! What runs launches.
+
+use std::ops::Range;
+
+use super::{DevicePointer, GpuError, Launch};
+
+/// A device with its own memory, which does what it is asked in order: a GPU, or in the tests a shim
+/// on the host.
+pub trait Device: Send {
+    /// So many bytes of memory, as they come, until the device goes. Errors: there are not so many.
+    fn allocate(&mut self, what: &'static str, bytes: usize) -> Result<DevicePointer, GpuError>;
+
+    /// Bytes that can still be allocated.
+    fn free_bytes(&self) -> Result<usize, GpuError>;
+
+    /// Copies `bytes` to a place.
+    fn upload(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), GpuError>;
+
+    /// Puts so many bytes at a place, piece by piece as `fill` writes them: it is given which
+    /// bytes, and room for them. While one piece is written the one before is copied.
+    fn upload_pieces(
+        &mut self,
+        to: DevicePointer,
+        pieces: &[Range<usize>],
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), GpuError>;
+
+    /// Asks for launches, in order. What has the same `key` as an earlier call has the same
+    /// launches: the device may have kept them, and not ask for them again. `None`: they will not
+    /// come again.
+    fn run(
+        &mut self,
+        key: Option<u64>,
+        launches: &mut dyn FnMut() -> Vec<Launch>,
+    ) -> Result<(), GpuError>;
+
+    /// So many 32-bit floats, once all that was asked for before has happened. Errors: some of it
+    /// did not.
+    fn read_floats(&mut self, from: DevicePointer, count: usize) -> Result<&[f32], GpuError>;
+}
