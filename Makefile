@@ -47,6 +47,11 @@ test: models kernels ## everything that proves the product; what CI runs
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
 	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
 
+kernels: ## compile the CUDA kernels ahead of time; the next build of the worker has them with it
+	@tests/prerequisites.sh
+	@python=$$(tests/python.sh kernels worker/kernels/requirements.txt) && \
+	"$$python" worker/kernels/compile.py --cache $(CACHE)
+
 clients: models ## only the tests that talk to running processes; PYTEST="-k name" picks some
 	@tests/cluster/ctl build
 	cargo build --workspace --bins
