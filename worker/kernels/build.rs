@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 fn main() {
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-env-changed=NARU_CACHE_DIR");
-    println!("cargo::rerun-if-env-changed=NARU_KERNELS_KEY");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let sources = sources(&root.join("src"));
     let key = key(&sources);
@@ -20,11 +19,13 @@ fn main() {
     };
     list(&mut text, "SOURCES", &of_kind("cu"));
     list(&mut text, "HEADERS", &of_kind("cuh"));
-    let folder = cache().map(|cache| cache.join("kernels").join(&key));
     let mut code: Vec<PathBuf> = Vec::new();
-    if let Some(folder) = folder {
-        // Made later, it is embedded by the next build.
-        println!("cargo::rerun-if-changed={}", folder.join("complete").display());
+    if let Some(made) = cache().map(|cache| cache.join("kernels")) {
+        // What is made later is embedded by the next build: watched is the folder, which must exist
+        // for that. Where it cannot be made nothing will be in it either.
+        let _ = fs::create_dir_all(&made);
+        println!("cargo::rerun-if-changed={}", made.display());
+        let folder = made.join(&key);
         if folder.join("complete").exists() {
             let entries = fs::read_dir(&folder).expect("the folder of machine code can be read");
             code = entries.map(|entry| entry.expect("an entry").path()).collect();

@@ -35,7 +35,7 @@ pub(super) fn forward<'a>(
     scratch.stream.resize(tokens * config.hidden, 0.0);
     match embedding {
         Some(embedding) => {
-            let table = embedding.table.view().map_err(op("embedding"))?;
+            let table = embedding.view().map_err(op("embedding"))?;
             let rows = &mut scratch.stream;
             embed(&table, batch, config.multipliers.embedding, pool, rows)?;
         }

@@ -1,20 +1,20 @@
-//! What a decoder holds in memory: the weights of its layers, its embedding and its head.
+//! What a decoder holds: the weights of its layers, its embedding and its head, as matrices `M` and
+//! vectors `V` of whatever computes on them.
 
-use naru_kernels::{Cpu, PackedMatrix, ShapeError, layer_norm, rms_norm, rms_norm_one_plus};
+use naru_kernels::{Cpu, ShapeError, layer_norm, rms_norm, rms_norm_one_plus};
 
 use crate::config::NormKind;
-use crate::weights::MappedMatrix;
 
 /// A norm with its weights.
-pub(super) struct Norm {
+pub(super) struct Norm<V> {
     pub(super) kind: NormKind,
     pub(super) epsilon: f32,
-    pub(super) weight: Vec<f32>,
+    pub(super) weight: V,
     /// Of layer norms; elsewhere none.
-    pub(super) bias: Option<Vec<f32>>,
+    pub(super) bias: Option<V>,
 }
 
-impl Norm {
+impl Norm<Vec<f32>> {
     /// Norms each stretch of `x` that is as long as the weights: rows, or the heads of a row.
     pub(super) fn each(&self, cpu: Cpu, x: &[f32], out: &mut [f32]) {
         let width = self.weight.len();
@@ -33,38 +33,33 @@ impl Norm {
 }
 
 /// A projection with its bias. The projections that read one input are stacked under each other.
-pub(super) struct Projection {
-    pub(super) weight: PackedMatrix,
-    pub(super) bias: Option<Vec<f32>>,
+pub(super) struct Projection<M, V> {
+    pub(super) weight: M,
+    pub(super) bias: Option<V>,
 }
 
 /// One layer's weights, as far as this rank holds them. A norm that the placement does not have is
 /// absent.
-pub(super) struct Layer {
-    pub(super) attention_norm: Option<Norm>,
+pub(super) struct Layer<M, V> {
+    pub(super) attention_norm: Option<Norm<V>>,
     /// Queries, keys and values.
-    pub(super) input: Projection,
-    pub(super) query_norm: Option<Norm>,
-    pub(super) key_norm: Option<Norm>,
+    pub(super) input: Projection<M, V>,
+    pub(super) query_norm: Option<Norm<V>>,
+    pub(super) key_norm: Option<Norm<V>>,
     /// Index of the layer's rope in the tables.
     pub(super) rope: Option<usize>,
     pub(super) window: Option<usize>,
-    pub(super) output: Projection,
-    pub(super) attention_post_norm: Option<Norm>,
-    pub(super) feed_forward_norm: Option<Norm>,
+    pub(super) output: Projection<M, V>,
+    pub(super) attention_post_norm: Option<Norm<V>>,
+    pub(super) feed_forward_norm: Option<Norm<V>>,
     /// Gate and up, or up alone.
-    pub(super) up: Projection,
-    pub(super) down: Projection,
-    pub(super) feed_forward_post_norm: Option<Norm>,
-}
-
-/// The embedding table, where the file has it.
-pub(super) struct Embedding {
-    pub(super) table: MappedMatrix,
+    pub(super) up: Projection<M, V>,
+    pub(super) down: Projection<M, V>,
+    pub(super) feed_forward_post_norm: Option<Norm<V>>,
 }
 
 /// The last norm and this rank's rows of the output head.
-pub(super) struct Head {
-    pub(super) norm: Norm,
-    pub(super) weight: PackedMatrix,
+pub(super) struct Head<M, V> {
+    pub(super) norm: Norm<V>,
+    pub(super) weight: M,
 }

@@ -1,4 +1,4 @@
-//! Load: a shard's weights, from the mapped files into the kernels' layout.
+//! Load: a shard's weights, from the mapped files into the layout of what computes on them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::Decoder;
 use super::forward::Scratch;
-use super::layer::{Embedding, Head, Layer, Norm, Projection};
+use super::layer::{Head, Layer, Norm, Projection};
 use super::positions::RopeTables;
 use super::shard::{Cut, Shard, ShardError};
 use crate::config::{
@@ -43,16 +43,78 @@ pub(super) struct Source<'a> {
     pub(super) tensors: &'a Tensors,
 }
 
+/// Where weights are laid out to be computed on.
+pub(super) trait Store {
+    /// A matrix there.
+    type Matrix;
+    /// A vector there.
+    type Vector;
+    /// An embedding table there.
+    type Table;
+
+    /// Lays out `views` under each other. `name` is for errors.
+    fn matrix(&self, name: &str, views: &[MatrixView<'_>]) -> Result<Self::Matrix, WeightError>;
+
+    /// Keeps a vector.
+    fn vector(&self, name: &str, values: Vec<f32>) -> Result<Self::Vector, WeightError>;
+
+    /// Keeps an embedding table.
+    fn table(&self, name: &str, matrix: MappedMatrix) -> Result<Self::Table, WeightError>;
+}
+
+/// This processor's memory: matrices are packed, the embedding table stays in its file.
+struct Host<'a>(&'a ComputePool);
+
+impl Store for Host<'_> {
+    type Matrix = PackedMatrix;
+    type Vector = Vec<f32>;
+    type Table = MappedMatrix;
+
+    fn matrix(&self, name: &str, views: &[MatrixView<'_>]) -> Result<PackedMatrix, WeightError> {
+        PackedMatrix::pack_stacked(views, self.0).map_err(|source| layout(name, source))
+    }
+
+    fn vector(&self, _name: &str, values: Vec<f32>) -> Result<Vec<f32>, WeightError> {
+        Ok(values)
+    }
+
+    fn table(&self, _name: &str, matrix: MappedMatrix) -> Result<MappedMatrix, WeightError> {
+        Ok(matrix)
+    }
+}
+
+/// A shard's weights in a store.
+pub(super) struct Loaded<S: Store> {
+    pub(super) cut: Cut,
+    pub(super) embedding: Option<S::Table>,
+    pub(super) layers: Vec<Layer<S::Matrix, S::Vector>>,
+    pub(super) head: Option<Head<S::Matrix, S::Vector>>,
+    pub(super) ropes: RopeTables,
+}
+
 pub(super) fn load(
     source: &Source<'_>,
     shard: Shard,
     pool: Arc<ComputePool>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Decoder, LoadError> {
+    let loaded = load_into(&Host(&pool), source, &shard, progress)?;
+    let Loaded { cut, embedding, layers, head, ropes } = loaded;
+    let (config, scratch) = (source.config.clone(), Scratch::default());
+    Ok(Decoder { config, scratch, pool, embedding, layers, head, ropes, cut, shard })
+}
+
+/// Lays out the weights of `shard` in `store`; `progress` is told after each layer.
+pub(super) fn load_into<S: Store>(
+    store: &S,
+    source: &Source<'_>,
+    shard: &Shard,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Loaded<S>, LoadError> {
     let &Source { config, names, tensors } = source;
     let cut = shard.cut(config).map_err(LoadError::Shard)?;
     let mut ropes = RopeTables::new();
-    let loader = Loader { tensors, names, config, shard: &shard, cut: &cut, pool: &pool };
+    let loader = Loader { tensors, names, config, shard, cut: &cut, store };
     let mut done = LoadProgress { bytes_done: 0, bytes_total: loader.bytes_total() };
     progress(done);
     let layers = shard.layers.clone().map(|index| {
@@ -68,17 +130,7 @@ pub(super) fn load(
         (embedding.map_err(LoadError::Weight)?, head.map_err(LoadError::Weight)?);
     done.bytes_done = done.bytes_total;
     progress(done);
-    Ok(Decoder {
-        config: config.clone(),
-        scratch: Scratch::default(),
-        pool,
-        embedding,
-        layers,
-        head,
-        ropes,
-        cut,
-        shard,
-    })
+    Ok(Loaded { cut, embedding, layers, head, ropes })
 }
 
 /// A role that a family's name table does not have is a missing tensor of the role's name.
@@ -86,13 +138,13 @@ fn missing(role: impl std::fmt::Debug) -> WeightError {
     WeightError::Missing { name: format!("{role:?}") }
 }
 
-struct Loader<'a> {
+struct Loader<'a, S> {
     tensors: &'a Tensors,
     names: &'static NameTable,
     config: &'a ModelConfig,
     shard: &'a Shard,
     cut: &'a Cut,
-    pool: &'a ComputePool,
+    store: &'a S,
 }
 
 /// A matrix to be packed: its name, its whole shape, and the part of it that is wanted.
@@ -104,8 +156,12 @@ struct Part {
     wanted_columns: Range<usize>,
 }
 
-impl Loader<'_> {
-    fn layer(&self, layer: usize, ropes: &mut RopeTables) -> Result<Layer, WeightError> {
+impl<S: Store> Loader<'_, S> {
+    fn layer(
+        &self,
+        layer: usize,
+        ropes: &mut RopeTables,
+    ) -> Result<Layer<S::Matrix, S::Vector>, WeightError> {
         let of_layer = &self.config.layers[layer];
         let placement = self.config.norm.placement;
         let before = !matches!(placement, NormPlacement::Post);
@@ -129,7 +185,10 @@ impl Loader<'_> {
         })
     }
 
-    fn attention_input(&self, layer: usize) -> Result<Projection, WeightError> {
+    fn attention_input(
+        &self,
+        layer: usize,
+    ) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
         let (attention, hidden) = (&self.config.attention, self.config.hidden);
         let dim = attention.head_dim;
         let part = |role, heads: usize, held: &Range<usize>| {
@@ -149,7 +208,10 @@ impl Loader<'_> {
         self.projection(&parts, attention.input_bias)
     }
 
-    fn attention_output(&self, layer: usize) -> Result<Projection, WeightError> {
+    fn attention_output(
+        &self,
+        layer: usize,
+    ) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
         let (attention, hidden) = (&self.config.attention, self.config.hidden);
         let dim = attention.head_dim;
         let part = Part {
@@ -162,7 +224,7 @@ impl Loader<'_> {
         self.projection(&[part], attention.output_bias && self.adds_bias_of_sum())
     }
 
-    fn up(&self, layer: usize) -> Result<Projection, WeightError> {
+    fn up(&self, layer: usize) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
         let hidden = self.config.hidden;
         let roles: &[LayerRole] = if self.config.feed_forward.gated {
             &[LayerRole::Gate, LayerRole::Up]
@@ -182,7 +244,7 @@ impl Loader<'_> {
         self.projection(&parts, self.config.feed_forward.bias)
     }
 
-    fn down(&self, layer: usize) -> Result<Projection, WeightError> {
+    fn down(&self, layer: usize) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
         let part = Part {
             name: self.name(LayerRole::Down, layer)?,
             rows: self.config.hidden,
@@ -198,18 +260,18 @@ impl Loader<'_> {
         self.shard.tensor_rank == 0
     }
 
-    fn embedding(&self) -> Result<Embedding, WeightError> {
-        Ok(Embedding { table: self.vocabulary_matrix(ModelRole::Embedding)?.1 })
+    fn embedding(&self) -> Result<S::Table, WeightError> {
+        let (name, matrix) = self.vocabulary_matrix(ModelRole::Embedding)?;
+        self.store.table(&name, matrix)
     }
 
-    fn head(&self) -> Result<Head, WeightError> {
+    fn head(&self) -> Result<Head<S::Matrix, S::Vector>, WeightError> {
         let tied = self.config.tied_embeddings;
         let role = if tied { ModelRole::Embedding } else { ModelRole::Output };
         let (name, matrix) = self.vocabulary_matrix(role)?;
-        let failed = |source| WeightError::Layout { name: name.clone(), source };
         let view = matrix.view().and_then(|v| v.slice_rows(self.cut.vocabulary.clone()));
-        let view = view.map_err(failed)?;
-        let weight = PackedMatrix::pack(&view, self.pool).map_err(failed)?;
+        let view = view.map_err(|source| layout(&name, source))?;
+        let weight = self.store.matrix(&name, &[view])?;
         let norm = self.names.of_model(ModelRole::OutputNorm);
         let norm = self.norm(&norm.ok_or_else(|| missing(ModelRole::OutputNorm))?)?;
         Ok(Head { norm, weight })
@@ -227,44 +289,54 @@ impl Loader<'_> {
         self.names.of_layer(role, layer).ok_or_else(|| missing(role))
     }
 
-    fn norm(&self, name: &str) -> Result<Norm, WeightError> {
+    fn norm(&self, name: &str) -> Result<Norm<S::Vector>, WeightError> {
         let (kind, hidden) = (self.config.norm.kind, self.config.hidden);
-        let weight = self.tensors.vector(&format!("{name}.weight"), hidden)?;
-        let bias = (kind == NormKind::Layer)
-            .then(|| self.tensors.vector(&format!("{name}.bias"), hidden))
-            .transpose()?;
+        let vector = |name: String| self.store.vector(&name, self.tensors.vector(&name, hidden)?);
+        let weight = vector(format!("{name}.weight"))?;
+        let bias = (kind == NormKind::Layer).then(|| vector(format!("{name}.bias"))).transpose()?;
         Ok(Norm { kind, epsilon: self.config.norm.epsilon, weight, bias })
     }
 
-    fn head_norm(&self, role: LayerRole, layer: usize) -> Result<Option<Norm>, WeightError> {
+    fn head_norm(
+        &self,
+        role: LayerRole,
+        layer: usize,
+    ) -> Result<Option<Norm<S::Vector>>, WeightError> {
         if self.config.attention.qk_norm == QkNorm::None {
             return Ok(None);
         }
         let name = format!("{}.weight", self.name(role, layer)?);
         let weight = self.tensors.vector(&name, self.config.attention.head_dim)?;
+        let weight = self.store.vector(&name, weight)?;
         // A layer norm of heads has no bias in any known checkpoint.
         let (kind, epsilon) = (self.config.norm.kind, self.config.norm.epsilon);
         Ok(Some(Norm { kind, epsilon, weight, bias: None }))
     }
 
     /// Packs `parts` under each other, with their biases when there are any.
-    fn projection(&self, parts: &[Part], with_bias: bool) -> Result<Projection, WeightError> {
+    fn projection(
+        &self,
+        parts: &[Part],
+        with_bias: bool,
+    ) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
         let open = |part: &Part| {
             self.tensors.matrix(&format!("{}.weight", part.name), part.rows, part.columns)
         };
         let matrices: Vec<MappedMatrix> = parts.iter().map(open).collect::<Result<_, _>>()?;
         let mut views = Vec::with_capacity(parts.len());
         for (part, matrix) in parts.iter().zip(&matrices) {
-            views.push(cut_view(part, matrix).map_err(|source| layout(part, source))?);
+            let view = cut_view(part, matrix);
+            views.push(view.map_err(|source| layout(&format!("{}.weight", part.name), source))?);
         }
-        let weight = PackedMatrix::pack_stacked(&views, self.pool);
-        let weight = weight.map_err(|source| layout(&parts[0], source))?;
+        let weight = self.store.matrix(&format!("{}.weight", parts[0].name), &views)?;
         let mut bias = Vec::new();
         for part in parts.iter().filter(|_| with_bias) {
             let whole = self.tensors.vector(&format!("{}.bias", part.name), part.rows)?;
             bias.extend_from_slice(&whole[part.wanted_rows.clone()]);
         }
-        Ok(Projection { weight, bias: with_bias.then_some(bias) })
+        let name = format!("{}.bias", parts[0].name);
+        let bias = with_bias.then(|| self.store.vector(&name, bias)).transpose()?;
+        Ok(Projection { weight, bias })
     }
 
     fn bytes_total(&self) -> u64 {
@@ -287,8 +359,8 @@ impl Loader<'_> {
     }
 }
 
-fn layout(part: &Part, source: ShapeError) -> WeightError {
-    WeightError::Layout { name: format!("{}.weight", part.name), source }
+pub(super) fn layout(name: &str, source: ShapeError) -> WeightError {
+    WeightError::Layout { name: name.to_owned(), source }
 }
 
 fn cut_view<'a>(part: &Part, matrix: &'a MappedMatrix) -> Result<MatrixView<'a>, ShapeError> {

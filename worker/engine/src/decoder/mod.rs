@@ -22,7 +22,7 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
-use naru_kernels::{ComputePool, KvLayout, KvPool, ShapeError};
+use naru_kernels::{ComputePool, KvLayout, KvPool, PackedMatrix, ShapeError};
 use thiserror::Error;
 
 pub use collective::{Collective, CollectiveError, SingleRank};
@@ -33,8 +33,9 @@ pub use shard::{Shard, ShardError};
 use crate::config::ModelConfig;
 use crate::engine::Batch;
 use crate::model::ModelFiles;
+use crate::weights::MappedMatrix;
 use forward::Scratch;
-use layer::{Embedding, Head, Layer};
+use layer::{Head, Layer};
 use positions::RopeTables;
 use shard::Cut;
 
@@ -44,9 +45,9 @@ pub struct Decoder {
     shard: Shard,
     pool: Arc<ComputePool>,
     cut: Cut,
-    embedding: Option<Embedding>,
-    layers: Vec<Layer>,
-    head: Option<Head>,
+    embedding: Option<MappedMatrix>,
+    layers: Vec<Layer<PackedMatrix, Vec<f32>>>,
+    head: Option<Head<PackedMatrix, Vec<f32>>>,
     ropes: RopeTables,
     scratch: Scratch,
 }

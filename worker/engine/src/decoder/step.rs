@@ -1,8 +1,8 @@
 //! One step's way through the blocks of a layer, and through the head.
 
 use naru_kernels::{
-    Activations, AttentionShape, AttentionSpan, ComputePool, KvPool, MatmulOutput, ShapeError, add,
-    add_to_rows, attention, gate, matmul, softcap,
+    Activations, AttentionShape, AttentionSpan, ComputePool, KvPool, MatmulOutput, PackedMatrix,
+    ShapeError, add, add_to_rows, attention, gate, matmul, softcap,
 };
 
 use super::forward::{Scratch, op, rows, scale};
@@ -11,6 +11,9 @@ use super::positions::RopeTable;
 use super::shard::Cut;
 use super::{Collective, StepError};
 use crate::config::ModelConfig;
+
+type HostLayer = Layer<PackedMatrix, Vec<f32>>;
+type HostProjection = Projection<PackedMatrix, Vec<f32>>;
 
 /// One step on its way through the layers.
 pub(super) struct Step<'a> {
@@ -30,7 +33,7 @@ impl Step<'_> {
     /// Attention of layer `index` of this rank: from the stream, into the stream.
     pub(super) fn attention(
         &mut self,
-        layer: &Layer,
+        layer: &HostLayer,
         table: Option<&RopeTable>,
         index: usize,
         kv: &mut KvPool,
@@ -64,7 +67,7 @@ impl Step<'_> {
 
     /// The feed-forward block of a layer: from the stream, into the stream. Without a norm of its
     /// own in front it reads what attention read.
-    pub(super) fn feed_forward(&mut self, layer: &Layer) -> Result<(), StepError> {
+    pub(super) fn feed_forward(&mut self, layer: &HostLayer) -> Result<(), StepError> {
         let reads_stream = layer.feed_forward_norm.is_some() || layer.attention_norm.is_none();
         if reads_stream {
             self.read_stream(layer.feed_forward_norm.as_ref());
@@ -84,7 +87,11 @@ impl Step<'_> {
     }
 
     /// Logits of `logit_rows`, of the whole vocabulary on every rank.
-    pub(super) fn logits(&mut self, head: &Head, logit_rows: &[usize]) -> Result<(), StepError> {
+    pub(super) fn logits(
+        &mut self,
+        head: &Head<PackedMatrix, Vec<f32>>,
+        logit_rows: &[usize],
+    ) -> Result<(), StepError> {
         let (pool, count, s) = (self.pool, logit_rows.len(), &mut *self.scratch);
         let (hidden, vocabulary) = (self.config.hidden, self.config.vocabulary);
         let stream = &s.stream;
@@ -113,7 +120,11 @@ impl Step<'_> {
     }
 
     /// Each rank computes its rows of the vocabulary; parts are of equal length on the wire.
-    fn gather_logits(&mut self, head: &Head, count: usize) -> Result<(), StepError> {
+    fn gather_logits(
+        &mut self,
+        head: &Head<PackedMatrix, Vec<f32>>,
+        count: usize,
+    ) -> Result<(), StepError> {
         let (s, part, held) = (&mut *self.scratch, self.cut.vocabulary_part, head.weight.rows());
         s.projected.resize(count * held, 0.0);
         matmul(self.pool, &head.weight, &s.block_input, MatmulOutput::Set, &mut s.projected)
@@ -143,7 +154,7 @@ impl Step<'_> {
     }
 
     /// Makes the stream, normed if there is a norm, the input of a block.
-    fn read_stream(&mut self, norm: Option<&Norm>) {
+    fn read_stream(&mut self, norm: Option<&Norm<Vec<f32>>>) {
         let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
         let stream = &s.stream;
         s.normed.fill(pool, self.tokens, hidden, &|row, out| {
@@ -156,7 +167,7 @@ impl Step<'_> {
     }
 
     /// Parts queries, keys and values; norms and turns queries and keys.
-    fn part_heads(&mut self, layer: &Layer, table: Option<&RopeTable>) {
+    fn part_heads(&mut self, layer: &HostLayer, table: Option<&RopeTable>) {
         let (pool, dim, s) = (self.pool, self.config.attention.head_dim, &mut *self.scratch);
         let query_width = self.cut.heads.len() * dim;
         let kv_width = self.cut.kv_heads.len() * dim;
@@ -165,7 +176,7 @@ impl Step<'_> {
         let part = |out: &mut Vec<f32>,
                     first: usize,
                     width: usize,
-                    norm: Option<&Norm>,
+                    norm: Option<&Norm<Vec<f32>>>,
                     table: Option<&RopeTable>| {
             out.resize(tokens * width, 0.0);
             rows(pool, out, width, &|row, out| {
@@ -183,7 +194,11 @@ impl Step<'_> {
     }
 
     /// Projects the block's result back to the stream's width and adds it there.
-    fn add_block(&mut self, projection: &Projection, norm: Option<&Norm>) -> Result<(), StepError> {
+    fn add_block(
+        &mut self,
+        projection: &HostProjection,
+        norm: Option<&Norm<Vec<f32>>>,
+    ) -> Result<(), StepError> {
         let failed = op("the sum of a block");
         let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
         let factor = self.config.multipliers.residual;
@@ -217,7 +232,7 @@ impl Step<'_> {
 /// `out` = `x` through `projection`, its bias added.
 fn project(
     pool: &ComputePool,
-    projection: &Projection,
+    projection: &HostProjection,
     x: &Activations,
     out: &mut Vec<f32>,
 ) -> Result<(), ShapeError> {

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use naru_kernels::cuda::GpuError;
 use naru_kernels::{DType, MatrixView, ShapeError, dequantise};
 use thiserror::Error;
 
@@ -157,6 +158,15 @@ pub enum WeightError {
         /// What does not fit.
         #[source]
         source: ShapeError,
+    },
+    /// A tensor that a device did not take.
+    #[error("putting tensor {name} on the device")]
+    Device {
+        /// The tensor.
+        name: String,
+        /// What the device said.
+        #[source]
+        source: GpuError,
     },
     /// A file could not be mapped.
     #[error("opening {path}")]
