@@ -10,3 +10,4 @@ pub use element::Element;
 pub use launch::{Argument, DevicePointer, Launch};
 
 pub use crate::ops::gate::cuda::{GateTask, gate};
+pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};

@@ -4,6 +4,7 @@
 
 mod gate;
 mod machine;
+mod norm;
 mod numbers;
 mod report;
 mod shim;
@@ -16,7 +17,8 @@ use report::Report;
 type Part = fn(&mut dyn Machine, &mut Report);
 
 /// Each op's name, its comparisons and its timings.
-const OPS: &[(&str, Part, Part)] = &[("gate", gate::agree, gate::time)];
+const OPS: &[(&str, Part, Part)] =
+    &[("gate", gate::agree, gate::time), ("norm", norm::agree, norm::time)];
 
 fn main() -> ExitCode {
     // Of cargo's own options, which a harness would take, only a name to filter by means something.
