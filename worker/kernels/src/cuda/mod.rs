@@ -11,3 +11,4 @@ pub use launch::{Argument, DevicePointer, Launch};
 
 pub use crate::ops::gate::cuda::{GateTask, gate};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
+pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

@@ -7,6 +7,7 @@ mod machine;
 mod norm;
 mod numbers;
 mod report;
+mod rope;
 mod shim;
 
 use std::process::ExitCode;
@@ -17,8 +18,12 @@ use report::Report;
 type Part = fn(&mut dyn Machine, &mut Report);
 
 /// Each op's name, its comparisons and its timings.
-const OPS: &[(&str, Part, Part)] =
-    &[("gate", gate::agree, gate::time), ("norm", norm::agree, norm::time)];
+#[rustfmt::skip]
+const OPS: &[(&str, Part, Part)] = &[
+    ("gate", gate::agree, gate::time),
+    ("norm", norm::agree, norm::time),
+    ("rope", rope::agree, rope::time),
+];
 
 fn main() -> ExitCode {
     // Of cargo's own options, which a harness would take, only a name to filter by means something.
