@@ -26,3 +26,5 @@ pub use graph::Graph;
 pub use launch::{Argument, DevicePointer, Launch};
 
 pub use crate::ops::gate::cuda::{GateTask, gate};
+pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
+pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

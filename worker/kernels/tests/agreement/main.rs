@@ -8,8 +8,10 @@ mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod machine;
+mod norm;
 mod numbers;
 mod report;
+mod rope;
 mod shim;
 
 use std::path::PathBuf;
@@ -21,7 +23,12 @@ use report::{Report, Timing};
 type Part = fn(&mut dyn Machine, &mut Report);
 
 /// Each op's name, its comparisons and its timings.
-const OPS: &[(&str, Part, Part)] = &[("gate", gate::agree, gate::time)];
+#[rustfmt::skip]
+const OPS: &[(&str, Part, Part)] = &[
+    ("gate", gate::agree, gate::time),
+    ("norm", norm::agree, norm::time),
+    ("rope", rope::agree, rope::time),
+];
 
 /// What the command line asks for. Of cargo's own options, which a harness would take, none means
 /// anything here.

@@ -1,6 +1,7 @@
 //! Norms over one row: RMS norm and layer norm.
 
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::cpu::Cpu;

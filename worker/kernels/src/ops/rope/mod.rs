@@ -1,5 +1,7 @@
 //! Rotary position embedding of one token's heads.
 
+pub(crate) mod cuda;
+
 use crate::shape::{self, ShapeError};
 
 /// Which values of a head are rotated together.
