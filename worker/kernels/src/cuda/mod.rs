@@ -9,4 +9,5 @@ mod launch;
 pub use element::Element;
 pub use launch::{Argument, DevicePointer, Launch};
 
+pub use crate::ops::attention::cuda::{AttentionTask, decode_attention, decode_scratch_bytes};
 pub use crate::ops::gate::cuda::{GateTask, gate};

@@ -2,6 +2,7 @@
 //! extreme values: on the host shim everywhere, on a GPU with `--gpu`.
 #![allow(missing_docs, unsafe_code, unreachable_pub)]
 
+mod attention;
 mod gate;
 mod machine;
 mod numbers;
@@ -16,7 +17,8 @@ use report::Report;
 type Part = fn(&mut dyn Machine, &mut Report);
 
 /// Each op's name, its comparisons and its timings.
-const OPS: &[(&str, Part, Part)] = &[("gate", gate::agree, gate::time)];
+const OPS: &[(&str, Part, Part)] =
+    &[("attention", attention::agree, attention::time), ("gate", gate::agree, gate::time)];
 
 fn main() -> ExitCode {
     // Of cargo's own options, which a harness would take, only a name to filter by means something.
