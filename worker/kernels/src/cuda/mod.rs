@@ -25,6 +25,7 @@ pub use gpu::{Description, Gpu};
 pub use graph::Graph;
 pub use launch::{Argument, DevicePointer, Launch};
 
+pub use crate::ops::attention::cuda::{AttentionTask, decode_attention, decode_scratch_bytes};
 pub use crate::ops::gate::cuda::{GateTask, gate};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
 pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

@@ -4,6 +4,7 @@
 // What was compared is the point of the run.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod attention;
 mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -25,6 +26,7 @@ type Part = fn(&mut dyn Machine, &mut Report);
 /// Each op's name, its comparisons and its timings.
 #[rustfmt::skip]
 const OPS: &[(&str, Part, Part)] = &[
+    ("attention", attention::agree, attention::time),
     ("gate", gate::agree, gate::time),
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),

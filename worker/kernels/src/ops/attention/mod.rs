@@ -1,6 +1,7 @@
 //! Attention over paged keys and values: causal, grouped queries, flash style.
 
 mod cpu;
+pub(crate) mod cuda;
 mod kv;
 mod reference;
 #[cfg(test)]

@@ -1,0 +1,149 @@
+//! [`attention`](super::attention) on a CUDA device.
+
+use super::{AttentionShape, KV_BLOCK_TOKENS};
+use crate::cuda::{Argument, DevicePointer, Element, Launch};
+use crate::shape::{self, ShapeError};
+
+const OP: &str = "attention";
+const HEAD_DIM_MAX: usize = 256;
+const HEAD_DIM_STEP: usize = 16;
+/// Query heads that a block of decoding takes together.
+const TILE_HEADS: usize = 16;
+const DECODE_THREADS: u32 = 128;
+const COMBINE_THREADS: u32 = 256;
+/// Blocks of decoding that a large device has room for at once: 132 multiprocessors with two each.
+const DECODE_BLOCKS: usize = 264;
+/// Keys in a split: not fewer, as the kernel knows too, for each costs a pass over its result; nor
+/// more, so that one long sequence among short ones is not left to one block.
+const SPLIT_KEYS_MIN: usize = 256;
+const SPLIT_KEYS_MAX: usize = 8192;
+
+/// Queries of a batch over the paged keys and values of one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionTask<'a> {
+    /// What queries, keys, values and output are.
+    pub element: Element,
+    /// The heads; their size is a multiple of 16 of at most 256.
+    pub shape: &'a AttentionShape,
+    /// `[rows, heads, head_dim]`.
+    pub queries: DevicePointer,
+    /// `[blocks, kv_heads, 16, head_dim]`, those of the queries' own tokens written before.
+    pub keys: DevicePointer,
+    /// As `keys`.
+    pub values: DevicePointer,
+    /// `[rows, heads, head_dim]`; rows outside the spans stay as they are.
+    pub output: DevicePointer,
+    /// `u32 [count, 4]`: first row, tokens (0: nothing is done), position of the first token, and
+    /// where in `tables` the sequence's blocks from position 0 on are.
+    pub spans: DevicePointer,
+    /// `u32`: blocks of sequences.
+    pub tables: DevicePointer,
+    /// Spans.
+    pub count: usize,
+    /// The most tokens that a span has.
+    pub rows_max: usize,
+    /// The most that position + tokens of a span is. As `rows_max` it decides the launch alone:
+    /// what the device reads of the spans may change within both.
+    pub keys_max: usize,
+    /// [`decode_scratch_bytes`] for decoding.
+    pub scratch: DevicePointer,
+}
+
+/// The launches of attention for spans of one token, or none, each. Errors: the heads do not fit,
+/// or a size is beyond a grid.
+pub fn decode_attention(task: &AttentionTask<'_>) -> Result<Vec<Launch>, ShapeError> {
+    let heads = Heads::of(task.shape)?;
+    let splits = shape::to_u32(OP, "splits", decode_splits(task.count, task.shape, task.keys_max))?;
+    let tiles = heads.kv_heads as usize * group(task.shape).div_ceil(TILE_HEADS);
+    let count = shape::grid_rows(OP, "spans", task.count)?;
+    let by_size = match task.shape.head_dim {
+        ..=64 => task.element.pick("attention_decode_64_bf16", "attention_decode_64_f16"),
+        65..=128 => task.element.pick("attention_decode_128_bf16", "attention_decode_128_f16"),
+        _ => task.element.pick("attention_decode_256_bf16", "attention_decode_256_f16"),
+    };
+    let part = Launch {
+        op: OP,
+        kernel: by_size,
+        grid: [splits, shape::grid_rows(OP, "tiles of heads", tiles)?, count],
+        block: [DECODE_THREADS, 1, 1],
+        shared_bytes: 0,
+        arguments: arguments(task, &heads, &[task.scratch.into()]),
+    };
+    if splits == 1 {
+        return Ok(vec![part]);
+    }
+    let combine = Launch {
+        op: OP,
+        kernel: task.element.pick("attention_combine_bf16", "attention_combine_f16"),
+        grid: [heads.heads, count, 1],
+        block: [COMBINE_THREADS, 1, 1],
+        shared_bytes: 0,
+        arguments: vec![
+            task.scratch.into(),
+            task.output.into(),
+            task.spans.into(),
+            splits.into(),
+            heads.head_dim.into(),
+            heads.window.into(),
+        ],
+    };
+    Ok(vec![part, combine])
+}
+
+/// Bytes of scratch that [`decode_attention`] of so many spans needs; 0 if it needs none.
+pub fn decode_scratch_bytes(count: usize, shape: &AttentionShape, keys_max: usize) -> usize {
+    let splits = decode_splits(count, shape, keys_max);
+    let sums = count * shape.heads * splits;
+    // A sum of values, the greatest score and the total weight.
+    if splits == 1 { 0 } else { sums * (shape.head_dim + 2) * size_of::<f32>() }
+}
+
+/// In how many parts at most the keys of a span are read.
+fn decode_splits(count: usize, shape: &AttentionShape, keys_max: usize) -> usize {
+    // A window that begins inside a block reads up to a block more.
+    let seen = |window: usize| window.saturating_add(KV_BLOCK_TOKENS - 1).min(keys_max);
+    let keys = shape.window.map_or(keys_max, seen);
+    let blocks = count * shape.kv_heads * group(shape).div_ceil(TILE_HEADS);
+    let to_fill = DECODE_BLOCKS / blocks.max(1);
+    let to_even = keys.div_ceil(SPLIT_KEYS_MAX);
+    to_fill.max(to_even).min(keys.div_ceil(SPLIT_KEYS_MIN)).max(1)
+}
+
+fn group(shape: &AttentionShape) -> usize {
+    shape.heads / shape.kv_heads.max(1)
+}
+
+/// An [`AttentionShape`] as kernels take it.
+struct Heads {
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    window: u32,
+}
+
+impl Heads {
+    fn of(shape: &AttentionShape) -> Result<Self, ShapeError> {
+        shape::multiple(OP, "query heads", shape.kv_heads, shape.heads)?;
+        shape::multiple(OP, "head size", HEAD_DIM_STEP, shape.head_dim.max(1))?;
+        shape::at_most(OP, "head size", HEAD_DIM_MAX, shape.head_dim)?;
+        Ok(Self {
+            heads: shape::to_u32(OP, "query heads", shape.heads)?,
+            kv_heads: shape::to_u32(OP, "key-value heads", shape.kv_heads)?,
+            head_dim: shape::to_u32(OP, "head size", shape.head_dim)?,
+            // A kernel takes no window as 0; one beyond its numbers is as none.
+            window: shape.window.map_or(0, |window| u32::try_from(window).unwrap_or(0)),
+        })
+    }
+}
+
+/// What decoding and prefill take, with what only one of them does after the pointers.
+fn arguments(task: &AttentionTask<'_>, heads: &Heads, own: &[Argument]) -> Vec<Argument> {
+    let places = [task.queries, task.keys, task.values, task.output, task.spans, task.tables];
+    let mut arguments: Vec<Argument> = places.into_iter().map(Argument::from).collect();
+    arguments.extend_from_slice(own);
+    let sizes = [heads.heads, heads.kv_heads, heads.head_dim, heads.window];
+    arguments.extend(sizes.map(Argument::from));
+    arguments.push(task.shape.scale.into());
+    arguments.push(task.shape.softcap.unwrap_or(0.0).into());
+    arguments
+}
