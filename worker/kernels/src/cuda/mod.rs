@@ -5,8 +5,12 @@
 
 mod element;
 mod launch;
+pub(crate) mod matrix;
 
 pub use element::Element;
 pub use launch::{Argument, DevicePointer, Launch};
+pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
 
+pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};
+pub use crate::ops::matmul::cuda::{LinearOutput, LinearTask, linear};

@@ -2,11 +2,14 @@
 //! extreme values: on the host shim everywhere, on a GPU with `--gpu`.
 #![allow(missing_docs, unsafe_code, unreachable_pub)]
 
+mod embed;
 mod gate;
+mod linear;
 mod machine;
 mod numbers;
 mod report;
 mod shim;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -16,7 +19,11 @@ use report::Report;
 type Part = fn(&mut dyn Machine, &mut Report);
 
 /// Each op's name, its comparisons and its timings.
-const OPS: &[(&str, Part, Part)] = &[("gate", gate::agree, gate::time)];
+const OPS: &[(&str, Part, Part)] = &[
+    ("embed", embed::agree, embed::time),
+    ("gate", gate::agree, gate::time),
+    ("linear", linear::agree, linear::time),
+];
 
 fn main() -> ExitCode {
     // Of cargo's own options, which a harness would take, only a name to filter by means something.
