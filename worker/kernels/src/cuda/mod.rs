@@ -13,6 +13,7 @@ mod gpu;
 #[cfg(feature = "cuda")]
 mod graph;
 mod launch;
+pub(crate) mod matrix;
 #[cfg(feature = "cuda")]
 mod memory;
 
@@ -24,8 +25,11 @@ pub use gpu::{Description, Gpu};
 #[cfg(feature = "cuda")]
 pub use graph::Graph;
 pub use launch::{Argument, DevicePointer, Launch};
+pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
 
 pub use crate::ops::attention::cuda::{AttentionTask, decode_attention, decode_scratch_bytes};
+pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};
+pub use crate::ops::matmul::cuda::{LinearOutput, LinearTask, linear};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
 pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

@@ -5,15 +5,18 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod attention;
+mod embed;
 mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod linear;
 mod machine;
 mod norm;
 mod numbers;
 mod report;
 mod rope;
 mod shim;
+mod weights;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +30,9 @@ type Part = fn(&mut dyn Machine, &mut Report);
 #[rustfmt::skip]
 const OPS: &[(&str, Part, Part)] = &[
     ("attention", attention::agree, attention::time),
+    ("embed", embed::agree, embed::time),
     ("gate", gate::agree, gate::time),
+    ("linear", linear::agree, linear::time),
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
 ];

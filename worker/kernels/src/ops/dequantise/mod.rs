@@ -3,6 +3,7 @@
 //! Used where a few rows are read (embedding tables, norms, biases) and as the reference of
 //! everything that computes on packed weights.
 
+pub(crate) mod cuda;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 mod activations;
 mod cpu;
+pub(crate) mod cuda;
 mod layout;
 mod pack;
 mod packed;

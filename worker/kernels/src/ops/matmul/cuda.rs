@@ -1,0 +1,131 @@
+//! Linear layers on a CUDA device.
+
+use crate::cuda::matrix::checked_row_bytes;
+use crate::cuda::{DeviceMatrix, DevicePointer, Element, Launch, WeightFormat};
+use crate::shape::{self, ShapeError};
+
+const OP: &str = "linear";
+/// The folder of the kernels.
+const FOLDER: &str = "matmul";
+
+/// What a linear layer writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearOutput {
+    /// The element of its input.
+    Element,
+    /// 32-bit floats: logits, and what is added to a stream of them.
+    F32,
+}
+
+/// `output = input · weightᵀ + bias`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearTask {
+    /// What activations are.
+    pub element: Element,
+    /// `[rows, columns]`.
+    pub weight: DeviceMatrix,
+    /// Element `[tokens, columns]`.
+    pub input: DevicePointer,
+    /// Rows of the input.
+    pub tokens: usize,
+    /// f32 `[rows]`, or null.
+    pub bias: DevicePointer,
+    /// `[tokens, rows]`.
+    pub output: DevicePointer,
+    /// What the output is.
+    pub output_kind: LinearOutput,
+}
+
+/// The launch of a linear layer: up to eight tokens read the weights once into registers, more go
+/// through tensor cores in tiles. Pointers are at multiples of 16 bytes. Errors: columns that are
+/// not whole blocks; sizes over those of a grid.
+pub fn linear(task: &LinearTask) -> Result<Launch, ShapeError> {
+    let sizes = Sizes::of(task)?;
+    gemv(task, &sizes)
+}
+
+/// Sizes as kernels take them.
+struct Sizes {
+    rows: u32,
+    columns: u32,
+    stride: u32,
+    tokens: u32,
+}
+
+impl Sizes {
+    fn of(task: &LinearTask) -> Result<Self, ShapeError> {
+        let weight = &task.weight;
+        let stride = checked_row_bytes(OP, weight.format, weight.columns)?;
+        Ok(Self {
+            rows: shape::to_u32(OP, "rows", weight.rows)?,
+            columns: shape::to_u32(OP, "columns", weight.columns)?,
+            stride: shape::to_u32(OP, "bytes of a row", stride)?,
+            tokens: shape::to_u32(OP, "tokens", task.tokens)?,
+        })
+    }
+
+    fn arguments(&self, task: &LinearTask) -> Vec<crate::cuda::Argument> {
+        vec![
+            task.weight.pointer.into(),
+            task.input.into(),
+            task.bias.into(),
+            task.output.into(),
+            self.rows.into(),
+            self.columns.into(),
+            self.stride.into(),
+            self.tokens.into(),
+            u32::from(task.output_kind == LinearOutput::F32).into(),
+        ]
+    }
+}
+
+/// See `kernel_gemv.cu`.
+fn gemv(task: &LinearTask, sizes: &Sizes) -> Result<Launch, ShapeError> {
+    const THREADS: u32 = 256;
+    const BLOCK_ROWS: u32 = 16;
+    const CHUNK: u32 = 16_384;
+    let (kernels, width) = match sizes.tokens {
+        0 | 1 => (&GEMV1, 1),
+        2 => (&GEMV2, 2),
+        3 | 4 => (&GEMV4, 4),
+        _ => (&GEMV8, 8),
+    };
+    // Each octet of x has 16 bytes; behind every fourth 16 stay free.
+    let octets = (CHUNK / width).min(sizes.columns.next_multiple_of(32)) / 8;
+    Ok(Launch {
+        op: FOLDER,
+        kernel: pick(kernels, task),
+        grid: [
+            sizes.rows.div_ceil(BLOCK_ROWS),
+            shape::grid_rows(OP, "tokens in eights", sizes.tokens.div_ceil(width) as usize)?,
+            1,
+        ],
+        block: [THREADS, 1, 1],
+        shared_bytes: width * (octets + octets / 4) * 16,
+        arguments: sizes.arguments(task),
+    })
+}
+
+/// Kernels by format and element.
+type Kernels = [[&'static str; 2]; WeightFormat::ALL.len()];
+
+fn pick(kernels: &Kernels, task: &LinearTask) -> &'static str {
+    let [bf16, f16] = kernels[task.weight.format as usize];
+    task.element.pick(bf16, f16)
+}
+
+macro_rules! kernels {
+    ($kind:literal) => {
+        kernels!(
+            $kind, "f32" "f16" "bf16" "q4_0" "q4_1" "q5_0" "q5_1" "q8_0" "q4_k" "q5_k" "q6_k" "f8e4m3"
+        )
+    };
+    ($kind:literal, $($format:literal)*) => {
+        [$([concat!($kind, "_bf16_", $format), concat!($kind, "_f16_", $format)]),*]
+    };
+}
+
+const GEMV1: Kernels = kernels!("gemv1");
+const GEMV2: Kernels = kernels!("gemv2");
+const GEMV4: Kernels = kernels!("gemv4");
+const GEMV8: Kernels = kernels!("gemv8");

@@ -1,0 +1,199 @@
+//! Linear layers against the sum of products in f64, of the floats that the weights stand for.
+
+use naru_kernels::cuda::{
+    DeviceMatrix, DevicePointer, Element, LinearOutput, LinearTask, WeightFormat, linear,
+};
+
+use crate::machine::Machine;
+use crate::numbers::{Random, download, download_f32, encode, held, rounded, upload_f32};
+use crate::report::{Report, Timing};
+use crate::weights::Weights;
+
+/// Half a unit in the last place of f32.
+const U: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// Sizes of one comparison: columns are blocks where the format has any.
+struct Case {
+    element: Element,
+    format: WeightFormat,
+    tokens: usize,
+    rows: usize,
+    columns: usize,
+    /// About the size of the weights.
+    size: f64,
+    has_bias: bool,
+    output_kind: LinearOutput,
+}
+
+pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
+    for element in Element::ALL {
+        for format in WeightFormat::ALL {
+            let block = format.block_elements();
+            // Blocks of a row, or values: less than a round of a warp, and more.
+            let widths = match block {
+                1 => [8, 40, 1000, 7, 264],
+                32 => [1, 3, 33, 2, 5],
+                _ => [1, 3, 5, 2, 4],
+            };
+            let extremes = [1.0, 1e-5, 1.0, 100.0, 1.0];
+            let tokens_and_rows = [(1, 7), (2, 1), (3, 17), (5, 16), (8, 3)];
+            for (i, (tokens, rows)) in tokens_and_rows.into_iter().enumerate() {
+                let has_bias = i % 2 == 0;
+                let output_kind =
+                    if i % 3 == 0 { LinearOutput::F32 } else { LinearOutput::Element };
+                let (columns, size) = (widths[i] * block, extremes[i]);
+                let case =
+                    Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
+                one(machine, report, &case);
+            }
+            machine.clear();
+        }
+    }
+    more_than_a_block(machine, report);
+}
+
+/// More rows than a block has, and more columns than shared memory holds of eight tokens.
+fn more_than_a_block(machine: &mut dyn Machine, report: &mut Report) {
+    let (element, output_kind) = (Element::Bf16, LinearOutput::F32);
+    for (format, tokens, rows, columns) in [
+        (WeightFormat::Bf16, 1, 130, 72),
+        (WeightFormat::Q4_0, 1, 64, 17_408),
+        (WeightFormat::Q8_0, 8, 2, 4128),
+        (WeightFormat::Bf16, 9, 3, 2049),
+    ] {
+        let has_bias = true;
+        let case =
+            Case { element, format, tokens, rows, columns, size: 1.0, has_bias, output_kind };
+        one(machine, report, &case);
+        machine.clear();
+    }
+}
+
+fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case) {
+    let Case { element, format, tokens, rows, columns, has_bias, output_kind, .. } = *case;
+    let name = format!(
+        "{} {format:?} {tokens}x{columns}->{rows} bias={has_bias} {output_kind:?}",
+        element.name()
+    );
+    let weights = Weights::new(format, rows, columns, case.size);
+    let mut random = Random(tokens as u64);
+    let x = rounded(element, &random.normal(tokens * columns, 1.0));
+    let bias = if has_bias { random.normal(rows, case.size) } else { vec![0.0; rows] };
+    let output_bytes = if output_kind == LinearOutput::F32 { 4 } else { Element::BYTES };
+    let task = LinearTask {
+        element,
+        weight: weights.upload(machine),
+        input: machine.upload(&encode(element, &x)),
+        tokens,
+        bias: if has_bias { upload_f32(machine, &bias) } else { DevicePointer::NULL },
+        output: machine.allocate(tokens * rows * output_bytes),
+        output_kind,
+    };
+    let launch = linear(&task).expect("sizes that fit");
+    if let Err(error) = machine.launch(&launch) {
+        return report.fail("linear", name, error);
+    }
+    let found = match output_kind {
+        LinearOutput::F32 => download_f32(machine, task.output, tokens * rows),
+        LinearOutput::Element => download(machine, element, task.output, tokens * rows),
+    };
+    let is_gemm = launch.kernel.starts_with("gemm");
+    let sums = reference(&weights, &x, &bias);
+    let expected: Vec<f64> = match output_kind {
+        LinearOutput::F32 => sums.iter().map(|sum| sum.value).collect(),
+        LinearOutput::Element => sums.iter().map(|sum| held(element, sum.value)).collect(),
+    };
+    report.compare("linear", name, &found, &expected, |i| {
+        let before = if is_gemm { gemm_bound(case, &sums[i]) } else { gemv_bound(case, &sums[i]) };
+        match output_kind {
+            LinearOutput::F32 => before,
+            // Below the normal range of halves the unit is 2⁻²⁴.
+            LinearOutput::Element => {
+                before + element.epsilon() * (expected[i].abs() + before) + 2f64.powi(-25)
+            }
+        }
+    });
+}
+
+/// A value of the output, and what its error is in proportion to.
+struct Sum {
+    value: f64,
+    /// Σ |x| |w| + |bias|.
+    size: f64,
+    /// Σ |x|.
+    input_size: f64,
+}
+
+fn reference(weights: &Weights, x: &[f32], bias: &[f32]) -> Vec<Sum> {
+    let columns = weights.columns;
+    let of = |x: &[f32], row: usize| {
+        let bias = f64::from(bias[row]);
+        let mut sum = Sum { value: bias, size: bias.abs(), input_size: 0.0 };
+        for (&x, w) in x.iter().zip(&weights.values[row * columns..][..columns]) {
+            let product = f64::from(x) * w;
+            sum.value += product;
+            sum.size += product.abs();
+            sum.input_size += f64::from(x).abs();
+        }
+        sum
+    };
+    x.chunks_exact(columns).flat_map(|x| (0..weights.rows).map(move |row| of(x, row))).collect()
+}
+
+/// Roundings that a product passes through, each at most U of Σ |x| |w|: two in the weight (the
+/// reference's own and, where it has a minimum, the kernel's), eight in its octet's sum, one where the scale comes in, one
+/// in each sum over the octets of a lane (a 32nd of a row, up to four more in a ragged round), five
+/// in the tree over lanes, one with the bias. Two more cover the terms in U².
+fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
+    let octets = case.columns as f64 / 256.0 + 4.0;
+    (2.0 + 8.0 + 1.0 + octets + 5.0 + 1.0 + 2.0) * U * sum.size
+}
+
+fn gemm_bound(_case: &Case, sum: &Sum) -> f64 {
+    sum.input_size * 0.0
+}
+
+pub fn time(machine: &mut dyn Machine, report: &mut Report) {
+    use WeightFormat::{Bf16, F8E4M3, Q4_0, Q4_K, Q8_0};
+    // Gate and up of a model of eight billion weights; twice the rows where they would fit in a
+    // cache.
+    for (format, rows) in
+        [(Bf16, 28_672), (Q8_0, 28_672), (F8E4M3, 28_672), (Q4_0, 57_344), (Q4_K, 57_344)]
+    {
+        for tokens in [1, 8] {
+            time_one(machine, report, format, (tokens, 4096, rows));
+        }
+    }
+    time_one(machine, report, Bf16, (4096, 4096, 14_336));
+    time_one(machine, report, Bf16, (512, 4096, 14_336));
+    time_one(machine, report, Q4_K, (64, 4096, 28_672));
+}
+
+fn time_one(
+    machine: &mut dyn Machine,
+    report: &mut Report,
+    format: WeightFormat,
+    (tokens, columns, rows): (usize, usize, usize),
+) {
+    let element = Element::Bf16;
+    // Bits that no format reads as NaN, infinity or zero.
+    let weight_bytes = DeviceMatrix::bytes(format, rows, columns).expect("whole blocks");
+    let pointer = machine.upload(&vec![0x2c; weight_bytes]);
+    let task = LinearTask {
+        element,
+        weight: DeviceMatrix { format, rows, columns, pointer },
+        input: machine.upload(&encode(element, &Random(1).normal(tokens * columns, 1.0))),
+        tokens,
+        bias: DevicePointer::NULL,
+        output: machine.allocate(tokens * rows * Element::BYTES),
+        output_kind: LinearOutput::Element,
+    };
+    let launch = linear(&task).expect("sizes that fit");
+    if let Some(seconds) = machine.seconds(&[launch]) {
+        let bytes = (weight_bytes + tokens * (rows + columns) * Element::BYTES) as f64;
+        let flop = 2.0 * (tokens * rows * columns) as f64;
+        let case = format!("{format:?} bf16 {tokens}x{columns}->{rows}");
+        report.timings.push(Timing { op: "linear", case, seconds, bytes, flop });
+    }
+    machine.clear();
+}
