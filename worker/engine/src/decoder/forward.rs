@@ -23,7 +23,7 @@ pub(super) fn forward<'a>(
     kv: &mut KvPool,
     collective: &mut dyn Collective,
 ) -> Result<&'a [f32], StepError> {
-    check(batch, kv)?;
+    check_spans(batch, kv.layout().blocks)?;
     let Decoder { config, shard, cut, pool, embedding, layers, head, ropes, scratch } = decoder;
     let tokens = batch.tokens.len();
     scratch.logits.clear();
@@ -62,8 +62,8 @@ pub(super) fn forward<'a>(
     Ok(&scratch.logits)
 }
 
-/// Whether the parts of `batch` fit together and into `kv`.
-fn check(batch: &Batch, kv: &KvPool) -> Result<(), StepError> {
+/// Whether the parts of `batch` fit together and into `held` blocks of keys and values.
+pub(super) fn check_spans(batch: &Batch, held: usize) -> Result<(), StepError> {
     let wrong = |reason: String| Err(StepError::Batch { reason });
     let mut next = 0;
     for (index, span) in batch.spans.iter().enumerate() {
@@ -76,7 +76,6 @@ fn check(batch: &Batch, kv: &KvPool) -> Result<(), StepError> {
             let blocks = span.blocks.len();
             return wrong(format!("span {index} ends at position {end} with {blocks} blocks"));
         }
-        let held = kv.layout().blocks;
         if let Some(block) = span.blocks.iter().find(|block| **block as usize >= held) {
             return wrong(format!("span {index} names block {block} of {held}"));
         }

@@ -10,6 +10,7 @@
 //! [`SingleRank`], where nothing happens.
 
 mod collective;
+mod cuda;
 mod forward;
 mod layer;
 mod load;
@@ -22,10 +23,12 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
+use naru_kernels::cuda::GpuError;
 use naru_kernels::{ComputePool, KvLayout, KvPool, PackedMatrix, ShapeError};
 use thiserror::Error;
 
 pub use collective::{Collective, CollectiveError, SingleRank};
+pub use cuda::{CudaDecoder, CudaLimits, CudaLoadError, CudaModel};
 pub use load::{LoadError, LoadProgress};
 pub use local::LocalDecoder;
 pub use shard::{Shard, ShardError};
@@ -141,4 +144,7 @@ pub enum StepError {
     /// The ranks did not come together.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// The device did not do what it was asked.
+    #[error(transparent)]
+    Device(#[from] GpuError),
 }

@@ -62,6 +62,11 @@ impl RopeTables {
     }
 
     /// The table of that index.
+    /// The tables, by [`index`](Self::index).
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RopeTable> {
+        self.tables.iter()
+    }
+
     pub(super) fn get(&self, index: usize) -> &RopeTable {
         &self.tables[index]
     }

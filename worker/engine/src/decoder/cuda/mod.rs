@@ -1,0 +1,265 @@
+//! A decoder on a CUDA device.
+//!
+//! ```text
+//! batch ── plan (sizes) ── launches (data) ──▶ device.run
+//!   └───── inputs (words) ──▶ device.upload          └──▶ device.read_floats ── logits
+//! ```
+//!
+//! Launches follow from a step's sizes alone, so a device may keep those of a step that comes again.
+//! The residual stream is of 32-bit floats, everything else of the [`Element`].
+
+mod plan;
+mod step;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+
+use naru_kernels::cuda::{
+    Device, DevicePointer, DeviceRope, Element, GpuError, decode_scratch_bytes,
+};
+use naru_kernels::{AttentionShape, ComputePool, KV_BLOCK_TOKENS};
+use thiserror::Error as ThisError;
+
+use self::plan::StepPlan;
+use self::step::{Buffers, DeviceModel};
+use self::store::DeviceStore;
+use super::forward::check_spans;
+use super::load::{Loaded, Source, load_into};
+use super::positions::RopeTables;
+use super::{LoadError, LoadProgress, Shard, StepError};
+use crate::config::ModelConfig;
+use crate::engine::{Batch, Forward};
+use crate::model::ModelFiles;
+
+/// What the steps of a [`CudaDecoder`] are bounded by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CudaLimits {
+    /// The number format of activations, keys and values.
+    pub element: Element,
+    /// Tokens of a step.
+    pub max_batch_tokens: usize,
+    /// Sequences of a step.
+    pub max_sequences: usize,
+    /// Tokens of a sequence.
+    pub max_context_tokens: usize,
+}
+
+/// A whole model on a device, whose keys and values have no memory yet.
+pub struct CudaModel {
+    device: Box<dyn Device>,
+    model: DeviceModel,
+    limits: CudaLimits,
+}
+
+/// A whole model and its KV cache on a device.
+pub struct CudaDecoder {
+    device: Box<dyn Device>,
+    model: DeviceModel,
+    limits: CudaLimits,
+    words: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+/// A model that could not be put on a device.
+#[derive(Debug, ThisError)]
+pub enum CudaLoadError {
+    /// The weights.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The device.
+    #[error("making room for the model's steps")]
+    Device(#[source] GpuError),
+}
+
+impl CudaModel {
+    /// Puts the whole model on `device`, laid out by all threads of `pool`; `progress` is told
+    /// after each layer. Errors: a tensor that is missing or has another shape or format, too
+    /// little memory.
+    pub fn load(
+        files: &ModelFiles,
+        mut device: Box<dyn Device>,
+        pool: &ComputePool,
+        limits: CudaLimits,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, CudaLoadError> {
+        let (config, names) = (files.config(), files.family().names);
+        let source = Source { config, names, tensors: files.tensors() };
+        let store = DeviceStore::new(device.as_mut(), pool);
+        let Loaded { embedding, layers, head, ropes, .. } =
+            load_into(&store, &source, &Shard::whole(config), progress)?;
+        let (embedding, head) =
+            embedding.zip(head).expect("a whole model has an embedding and a head");
+        let mut model = DeviceModel {
+            config: config.clone(),
+            element: limits.element,
+            embedding,
+            layers,
+            head,
+            ropes: Vec::new(),
+            buffers: Buffers::default(),
+            kv: DevicePointer::NULL,
+            kv_blocks: 0,
+        };
+        model.ropes =
+            put_ropes(device.as_mut(), ropes, limits).map_err(CudaLoadError::Device)?;
+        model.buffers =
+            allocate(device.as_mut(), &model, limits).map_err(CudaLoadError::Device)?;
+        Ok(Self { device, model, limits })
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Bytes of the device's memory that are free.
+    pub fn free_bytes(&self) -> Result<usize, GpuError> {
+        self.device.free_bytes()
+    }
+
+    /// Bytes that one block of keys and values takes.
+    pub fn kv_bytes_per_block(&self) -> usize {
+        let attention = &self.model.config.attention;
+        let values = KV_BLOCK_TOKENS * attention.kv_heads * attention.head_dim;
+        2 * self.model.config.layers.len() * values * Element::BYTES
+    }
+
+    /// With memory for `blocks` blocks of keys and values. Errors: there is not so much.
+    pub fn with_kv_blocks(mut self, blocks: usize) -> Result<CudaDecoder, GpuError> {
+        let bytes = self.kv_bytes_per_block() * blocks;
+        self.model.kv = self.device.allocate("keys and values", bytes)?;
+        self.model.kv_blocks = blocks;
+        let Self { device, model, limits } = self;
+        Ok(CudaDecoder { device, model, limits, words: Vec::new(), bytes: Vec::new() })
+    }
+}
+
+impl CudaDecoder {
+    fn step(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
+        self.check(batch)?;
+        if batch.tokens.is_empty() {
+            return Ok(&[]);
+        }
+        let plan = StepPlan::of(batch, self.limits.max_sequences);
+        plan.write(batch, &mut self.words);
+        self.bytes.clear();
+        self.bytes.extend(self.words.iter().flat_map(|word| word.to_le_bytes()));
+        self.device.upload(self.model.buffers.inputs, &self.bytes)?;
+        let (mut refused, model) = (None, &self.model);
+        self.device.run(plan.key(), &mut || match model.launches(&plan) {
+            Ok(launches) => launches,
+            Err(error) => {
+                refused = Some(error);
+                Vec::new()
+            }
+        })?;
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let count = batch.logit_rows.len() * model.config.vocabulary;
+        Ok(self.device.read_floats(model.buffers.logits, count)?)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), StepError> {
+        check_spans(batch, self.model.kv_blocks)?;
+        let vocabulary = self.model.config.vocabulary;
+        let unknown = batch.tokens.iter().position(|token| *token as usize >= vocabulary);
+        if let Some(place) = unknown {
+            return Err(StepError::Token { token: batch.tokens[place], place, vocabulary });
+        }
+        let limits = &self.limits;
+        let longest = batch.spans.iter().map(|span| span.position + span.tokens.len()).max();
+        let sizes = [
+            ("tokens", batch.tokens.len(), limits.max_batch_tokens),
+            ("sequences", batch.spans.len(), limits.max_sequences),
+            ("rows of logits", batch.logit_rows.len(), limits.max_sequences),
+            ("tokens of a sequence", longest.unwrap_or(0), limits.max_context_tokens),
+        ];
+        match sizes.iter().find(|(_, found, most)| found > most) {
+            Some((what, found, most)) => {
+                Err(StepError::Batch { reason: format!("{found} {what}, where {most} are room") })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Forward for CudaDecoder {
+    fn vocab_size(&self) -> usize {
+        self.model.config.vocabulary
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>> {
+        Ok(self.step(batch)?)
+    }
+}
+
+/// Cosines and sines of every position that there can be, for each rope.
+fn put_ropes(
+    device: &mut dyn Device,
+    mut ropes: RopeTables,
+    limits: CudaLimits,
+) -> Result<Vec<DeviceRope>, GpuError> {
+    let positions: Vec<usize> = (0..limits.max_context_tokens).collect();
+    ropes.fill(&positions);
+    ropes
+        .iter()
+        .map(|table| {
+            let pairs = table.cosines().iter().zip(table.sines());
+            let values = pairs.flat_map(|(cosine, sine)| [*cosine, *sine]);
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            let pointer = device.allocate("the angles of positions", bytes.len())?;
+            device.upload(pointer, &bytes)?;
+            let shape = table.shape();
+            Ok(DeviceRope { table: pointer, rotary_dim: shape.rotary_dim, pairs: shape.pairs })
+        })
+        .collect()
+}
+
+/// Buffers for the largest step.
+fn allocate(
+    device: &mut dyn Device,
+    model: &DeviceModel,
+    limits: CudaLimits,
+) -> Result<Buffers, GpuError> {
+    let config = &model.config;
+    let (attention, feed_forward) = (&config.attention, &config.feed_forward);
+    let (tokens, sequences) = (limits.max_batch_tokens, limits.max_sequences);
+    let query_width = attention.heads * attention.head_dim;
+    let input_width = query_width + 2 * attention.kv_heads * attention.head_dim;
+    let up_width = if feed_forward.gated { 2 } else { 1 } * feed_forward.width;
+    let blocks = limits.max_context_tokens.div_ceil(KV_BLOCK_TOKENS);
+    let words = 3 * tokens + sequences * (9 + blocks) + 64;
+    let mut values = |width: usize| {
+        device.allocate("a step's values", tokens * width * Element::BYTES)
+    };
+    let normed = values(config.hidden)?;
+    let projected = values(input_width.max(up_width))?;
+    let queries = values(query_width)?;
+    let block_input = values(query_width.max(feed_forward.width))?;
+    let block = values(config.hidden)?;
+    let shape = AttentionShape {
+        heads: attention.heads,
+        kv_heads: attention.kv_heads,
+        head_dim: attention.head_dim,
+        scale: attention.scale,
+        window: None,
+        softcap: None,
+    };
+    let keys_max = limits.max_context_tokens.next_power_of_two();
+    let scratch = (1..=sequences).map(|count| decode_scratch_bytes(count, &shape, keys_max));
+    Ok(Buffers {
+        inputs: device.allocate("a step's inputs", words * size_of::<u32>())?,
+        stream: device.allocate("a step's stream", tokens * config.hidden * size_of::<f32>())?,
+        normed,
+        projected,
+        queries,
+        block_input,
+        block,
+        scratch: device.allocate("attention's parts", scratch.max().unwrap_or(0))?,
+        logits: device
+            .allocate("a step's logits", sequences * config.vocabulary * size_of::<f32>())?,
+    })
+}
