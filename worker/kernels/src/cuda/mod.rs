@@ -10,5 +10,6 @@ pub use element::Element;
 pub use launch::{Argument, DevicePointer, Launch};
 
 pub use crate::ops::gate::cuda::{GateTask, gate};
+pub use crate::ops::logits::cuda::{ArgmaxTask, CapLogitsTask, argmax, cap_logits};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
 pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

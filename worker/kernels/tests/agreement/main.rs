@@ -3,6 +3,7 @@
 #![allow(missing_docs, unsafe_code, unreachable_pub)]
 
 mod gate;
+mod logits;
 mod machine;
 mod norm;
 mod numbers;
@@ -21,6 +22,7 @@ type Part = fn(&mut dyn Machine, &mut Report);
 #[rustfmt::skip]
 const OPS: &[(&str, Part, Part)] = &[
     ("gate", gate::agree, gate::time),
+    ("logits", logits::agree, logits::time),
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
 ];
