@@ -31,5 +31,6 @@ pub use crate::ops::attention::cuda::{AttentionTask, decode_attention, decode_sc
 pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};
 pub use crate::ops::matmul::cuda::{LinearOutput, LinearTask, linear};
+pub use crate::ops::logits::cuda::{ArgmaxTask, CapLogitsTask, argmax, cap_logits};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
 pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

@@ -6,6 +6,7 @@
 
 mod attention;
 mod embed;
+mod logits;
 mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -33,6 +34,7 @@ const OPS: &[(&str, Part, Part)] = &[
     ("embed", embed::agree, embed::time),
     ("gate", gate::agree, gate::time),
     ("linear", linear::agree, linear::time),
+    ("logits", logits::agree, logits::time),
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
 ];

@@ -1,6 +1,7 @@
 //! What a sampler asks of a row of logits.
 
 mod cpu;
+pub(crate) mod cuda;
 mod reference;
 
 use crate::cpu::Cpu;
