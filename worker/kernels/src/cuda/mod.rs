@@ -13,4 +13,4 @@ pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
 
 pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};
-pub use crate::ops::matmul::cuda::{LinearOutput, LinearTask, linear};
+pub use crate::ops::matmul::cuda::{LinearOutput, LinearPath, LinearTask, linear, linear_by};
