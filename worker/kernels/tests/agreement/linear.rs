@@ -1,7 +1,8 @@
 //! Linear layers against the sum of products in f64, of the floats that the weights stand for.
 
 use naru_kernels::cuda::{
-    DeviceMatrix, DevicePointer, Element, LinearOutput, LinearTask, WeightFormat, linear,
+    DeviceMatrix, DevicePointer, Element, LinearOutput, LinearPath, LinearTask, WeightFormat,
+    linear, linear_by,
 };
 
 use crate::machine::Machine;
@@ -28,51 +29,89 @@ struct Case {
 pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
     for element in Element::ALL {
         for format in WeightFormat::ALL {
-            let block = format.block_elements();
-            // Blocks of a row, or values: less than a round of a warp, and more.
-            let widths = match block {
-                1 => [8, 40, 1000, 7, 264],
-                32 => [1, 3, 33, 2, 5],
-                _ => [1, 3, 5, 2, 4],
-            };
-            let extremes = [1.0, 1e-5, 1.0, 100.0, 1.0];
-            let tokens_and_rows = [(1, 7), (2, 1), (3, 17), (5, 16), (8, 3)];
-            for (i, (tokens, rows)) in tokens_and_rows.into_iter().enumerate() {
-                let has_bias = i % 2 == 0;
-                let output_kind =
-                    if i % 3 == 0 { LinearOutput::F32 } else { LinearOutput::Element };
-                let (columns, size) = (widths[i] * block, extremes[i]);
-                let case =
-                    Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
-                one(machine, report, &case);
-            }
+            few_tokens(machine, report, element, format);
+            many_tokens(machine, report, element, format);
             machine.clear();
         }
     }
     more_than_a_block(machine, report);
 }
 
-/// More rows than a block has, and more columns than shared memory holds of eight tokens.
+fn few_tokens(
+    machine: &mut dyn Machine,
+    report: &mut Report,
+    element: Element,
+    format: WeightFormat,
+) {
+    let block = format.block_elements();
+    // Blocks of a row, or values: less than a round of a warp, and more.
+    let widths = match block {
+        1 => [8, 40, 1000, 7, 264],
+        32 => [1, 3, 33, 2, 5],
+        _ => [1, 3, 5, 2, 4],
+    };
+    let extremes = [1.0, 1e-5, 1.0, 100.0, 1.0];
+    let tokens_and_rows = [(1, 7), (2, 1), (3, 17), (5, 16), (8, 3)];
+    for (i, (tokens, rows)) in tokens_and_rows.into_iter().enumerate() {
+        let has_bias = i % 2 == 0;
+        let output_kind = if i % 3 == 0 { LinearOutput::F32 } else { LinearOutput::Element };
+        let (columns, size) = (widths[i] * block, extremes[i]);
+        let case = Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
+        one(machine, report, &case, LinearPath::Gemv);
+    }
+}
+
+/// On tensor cores: a ragged tile, more than one tile, and more steps than there are stages.
+fn many_tokens(
+    machine: &mut dyn Machine,
+    report: &mut Report,
+    element: Element,
+    format: WeightFormat,
+) {
+    let block = format.block_elements();
+    let wide = if block == 1 { 328 } else { 256 };
+    for (i, (path, tokens, rows, columns)) in [
+        (LinearPath::Tiles64, 9, 7, wide),
+        (LinearPath::Tiles64, 17, 64, block.next_multiple_of(8)),
+        (LinearPath::Tiles128, 17, 130, if block == 1 { 40 } else { block }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let has_bias = i != 1;
+        let output_kind = if i == 0 { LinearOutput::F32 } else { LinearOutput::Element };
+        let size = [1.0, 1e-5, 1.0][i];
+        let case = Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
+        one(machine, report, &case, path);
+    }
+}
+
+/// More rows and tokens than a block has, and more columns than shared memory holds of eight tokens.
 fn more_than_a_block(machine: &mut dyn Machine, report: &mut Report) {
+    use LinearPath::{Gemv, Tiles64, Tiles128};
     let (element, output_kind) = (Element::Bf16, LinearOutput::F32);
-    for (format, tokens, rows, columns) in [
-        (WeightFormat::Bf16, 1, 130, 72),
-        (WeightFormat::Q4_0, 1, 64, 17_408),
-        (WeightFormat::Q8_0, 8, 2, 4128),
-        (WeightFormat::Bf16, 9, 3, 2049),
+    for (path, format, tokens, rows, columns) in [
+        (Gemv, WeightFormat::Bf16, 1, 130, 72),
+        (Gemv, WeightFormat::Q4_0, 1, 64, 17_408),
+        (Gemv, WeightFormat::Q8_0, 8, 2, 4128),
+        (Gemv, WeightFormat::Bf16, 9, 3, 2049),
+        (Tiles64, WeightFormat::Bf16, 64, 130, 1000),
+        (Tiles64, WeightFormat::Q5_1, 130, 7, 96),
+        (Tiles128, WeightFormat::Bf16, 130, 130, 72),
+        (Tiles128, WeightFormat::Q6_K, 64, 1, 512),
     ] {
         let has_bias = true;
         let case =
             Case { element, format, tokens, rows, columns, size: 1.0, has_bias, output_kind };
-        one(machine, report, &case);
+        one(machine, report, &case, path);
         machine.clear();
     }
 }
 
-fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case) {
+fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case, path: LinearPath) {
     let Case { element, format, tokens, rows, columns, has_bias, output_kind, .. } = *case;
     let name = format!(
-        "{} {format:?} {tokens}x{columns}->{rows} bias={has_bias} {output_kind:?}",
+        "{path:?} {} {format:?} {tokens}x{columns}->{rows} bias={has_bias} {output_kind:?}",
         element.name()
     );
     let weights = Weights::new(format, rows, columns, case.size);
@@ -89,7 +128,7 @@ fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case) {
         output: machine.allocate(tokens * rows * output_bytes),
         output_kind,
     };
-    let launch = linear(&task).expect("sizes that fit");
+    let launch = linear_by(path, &task).expect("sizes that fit");
     if let Err(error) = machine.launch(&launch) {
         return report.fail("linear", name, error);
     }
@@ -97,14 +136,16 @@ fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case) {
         LinearOutput::F32 => download_f32(machine, task.output, tokens * rows),
         LinearOutput::Element => download(machine, element, task.output, tokens * rows),
     };
-    let is_gemm = launch.kernel.starts_with("gemm");
     let sums = reference(&weights, &x, &bias);
     let expected: Vec<f64> = match output_kind {
         LinearOutput::F32 => sums.iter().map(|sum| sum.value).collect(),
         LinearOutput::Element => sums.iter().map(|sum| held(element, sum.value)).collect(),
     };
     report.compare("linear", name, &found, &expected, |i| {
-        let before = if is_gemm { gemm_bound(case, &sums[i]) } else { gemv_bound(case, &sums[i]) };
+        let before = match path {
+            LinearPath::Gemv => gemv_bound(case, &sums[i]),
+            LinearPath::Tiles64 | LinearPath::Tiles128 => gemm_bound(case, &sums[i]),
+        };
         match output_kind {
             LinearOutput::F32 => before,
             // Below the normal range of halves the unit is 2⁻²⁴.
@@ -141,16 +182,32 @@ fn reference(weights: &Weights, x: &[f32], bias: &[f32]) -> Vec<Sum> {
 }
 
 /// Roundings that a product passes through, each at most U of Σ |x| |w|: two in the weight (the
-/// reference's own and, where it has a minimum, the kernel's), eight in its octet's sum, one where the scale comes in, one
-/// in each sum over the octets of a lane (a 32nd of a row, up to four more in a ragged round), five
-/// in the tree over lanes, one with the bias. Two more cover the terms in U².
+/// reference's own and, where it has a minimum, the kernel's), eight in its octet's sum, one where
+/// the scale comes in, one in each sum over the octets of a lane (a 32nd of a row, up to four more
+/// in a ragged round), five in the tree over lanes, one with the bias. Two more cover the terms in
+/// U².
 fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
     let octets = case.columns as f64 / 256.0 + 4.0;
     (2.0 + 8.0 + 1.0 + octets + 5.0 + 1.0 + 2.0) * U * sum.size
 }
 
-fn gemm_bound(_case: &Case, sum: &Sum) -> f64 {
-    sum.input_size * 0.0
+/// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors of
+/// 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
+/// to the element; that is ε of it, or half of the least halves of 2⁻²⁴.
+fn gemm_bound(case: &Case, sum: &Sum) -> f64 {
+    let steps = case.columns.div_ceil(16) as f64;
+    let is_exact = match case.element {
+        Element::Bf16 => case.format == WeightFormat::Bf16,
+        Element::F16 => case.format == WeightFormat::F16,
+    };
+    let of_weights = match (is_exact, case.element) {
+        (true, _) => 0.0,
+        (false, Element::Bf16) => case.element.epsilon() * sum.size,
+        (false, Element::F16) => {
+            case.element.epsilon() * sum.size + 2f64.powi(-25) * sum.input_size
+        }
+    };
+    (17.0 * 2.0 * steps + 4.0) * U * sum.size + of_weights
 }
 
 pub fn time(machine: &mut dyn Machine, report: &mut Report) {

@@ -1,12 +1,27 @@
 //! Linear layers on a CUDA device.
 
 use crate::cuda::matrix::checked_row_bytes;
-use crate::cuda::{DeviceMatrix, DevicePointer, Element, Launch, WeightFormat};
+use crate::cuda::{Argument, DeviceMatrix, DevicePointer, Element, Launch, WeightFormat};
 use crate::shape::{self, ShapeError};
 
 const OP: &str = "linear";
 /// The folder of the kernels.
 const FOLDER: &str = "matmul";
+
+/// Kernels by format and element.
+type Kernels = [[&'static str; 2]; WeightFormat::ALL.len()];
+
+macro_rules! kernels {
+    ($kind:literal) => {
+        kernels!(
+            $kind,
+            "f32" "f16" "bf16" "q4_0" "q4_1" "q5_0" "q5_1" "q8_0" "q4_k" "q5_k" "q6_k" "f8e4m3"
+        )
+    };
+    ($kind:literal, $($format:literal)*) => {
+        [$([concat!($kind, "_bf16_", $format), concat!($kind, "_f16_", $format)]),*]
+    };
+}
 
 /// What a linear layer writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +51,50 @@ pub struct LinearTask {
     pub output_kind: LinearOutput,
 }
 
-/// The launch of a linear layer: up to eight tokens read the weights once into registers, more go
-/// through tensor cores in tiles. Pointers are at multiples of 16 bytes. Errors: columns that are
-/// not whole blocks; sizes over those of a grid.
+/// The ways to compute a linear layer. A token has the same bits whichever other tokens there are
+/// as long as the way does not change between [`Gemv`](Self::Gemv) and the others: those round
+/// quantised weights to the element, and sum in another order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinearPath {
+    /// Weights are read once for up to eight tokens, and summed without tensor cores. Any columns.
+    Gemv,
+    /// Tiles of 64 tokens and 64 rows on tensor cores. Columns are a multiple of 8.
+    Tiles64,
+    /// Tiles of 128 tokens and 128 rows on tensor cores. Columns are a multiple of 8.
+    Tiles128,
+}
+
+impl LinearPath {
+    /// What suits so many tokens: beyond eight, tensor cores; larger tiles once there are enough of
+    /// them for every multiprocessor of a large device.
+    pub fn of(tokens: usize, weight: &DeviceMatrix) -> Self {
+        const BLOCKS_MIN: usize = 128;
+        let large_blocks = tokens.div_ceil(128) * weight.rows.div_ceil(128);
+        if tokens <= 8 || !weight.columns.is_multiple_of(8) {
+            Self::Gemv
+        } else if tokens <= 64 || large_blocks < BLOCKS_MIN {
+            Self::Tiles64
+        } else {
+            Self::Tiles128
+        }
+    }
+}
+
+/// The launch of a linear layer, on the path that suits its sizes. Pointers are at multiples of 16
+/// bytes. Errors: columns that are not whole blocks; sizes over those of a grid.
 pub fn linear(task: &LinearTask) -> Result<Launch, ShapeError> {
+    linear_by(LinearPath::of(task.tokens, &task.weight), task)
+}
+
+/// The launch of a linear layer on a path of the caller's. Errors: as [`linear`], and columns that
+/// the path does not take.
+pub fn linear_by(path: LinearPath, task: &LinearTask) -> Result<Launch, ShapeError> {
     let sizes = Sizes::of(task)?;
-    gemv(task, &sizes)
+    match path {
+        LinearPath::Gemv => gemv(task, &sizes),
+        LinearPath::Tiles64 => gemm(task, &sizes, &SMALL_TILE),
+        LinearPath::Tiles128 => gemm(task, &sizes, &LARGE_TILE),
+    }
 }
 
 /// Sizes as kernels take them.
@@ -64,7 +117,7 @@ impl Sizes {
         })
     }
 
-    fn arguments(&self, task: &LinearTask) -> Vec<crate::cuda::Argument> {
+    fn arguments(&self, task: &LinearTask) -> Vec<Argument> {
         vec![
             task.weight.pointer.into(),
             task.input.into(),
@@ -106,23 +159,40 @@ fn gemv(task: &LinearTask, sizes: &Sizes) -> Result<Launch, ShapeError> {
     })
 }
 
-/// Kernels by format and element.
-type Kernels = [[&'static str; 2]; WeightFormat::ALL.len()];
+/// What a block of `kernel_gemm.cu` computes.
+struct Tile {
+    kernels: Kernels,
+    /// Tokens, and rows of the weight.
+    side: u32,
+    stages: u32,
+    threads: u32,
+}
+
+const SMALL_TILE: Tile = Tile { kernels: kernels!("gemm64"), side: 64, stages: 4, threads: 128 };
+const LARGE_TILE: Tile = Tile { kernels: kernels!("gemm128"), side: 128, stages: 3, threads: 256 };
+
+/// See `kernel_gemm.cu`.
+fn gemm(task: &LinearTask, sizes: &Sizes, tile: &Tile) -> Result<Launch, ShapeError> {
+    const STAGE_ROW_BYTES: u32 = 128;
+    shape::multiple(OP, "columns", 8, task.weight.columns)?;
+    let row_tiles = sizes.rows.div_ceil(tile.side) as usize;
+    Ok(Launch {
+        op: FOLDER,
+        kernel: pick(&tile.kernels, task),
+        grid: [
+            sizes.tokens.div_ceil(tile.side),
+            shape::grid_rows(OP, "tiles of rows", row_tiles)?,
+            1,
+        ],
+        block: [tile.threads, 1, 1],
+        shared_bytes: tile.stages * 2 * tile.side * STAGE_ROW_BYTES,
+        arguments: sizes.arguments(task),
+    })
+}
 
 fn pick(kernels: &Kernels, task: &LinearTask) -> &'static str {
     let [bf16, f16] = kernels[task.weight.format as usize];
     task.element.pick(bf16, f16)
-}
-
-macro_rules! kernels {
-    ($kind:literal) => {
-        kernels!(
-            $kind, "f32" "f16" "bf16" "q4_0" "q4_1" "q5_0" "q5_1" "q8_0" "q4_k" "q5_k" "q6_k" "f8e4m3"
-        )
-    };
-    ($kind:literal, $($format:literal)*) => {
-        [$([concat!($kind, "_bf16_", $format), concat!($kind, "_f16_", $format)]),*]
-    };
 }
 
 const GEMV1: Kernels = kernels!("gemv1");
