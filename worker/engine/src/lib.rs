@@ -22,7 +22,7 @@ pub use config::{
     NormConfig, NormKind, NormPlacement, QkNorm, Rope, RopeScaling,
 };
 pub use decoder::{
-    Collective, CollectiveError, Decoder, LoadError, LoadProgress, LocalDecoder, Shard, ShardError,
+    Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder, LoadError, LoadProgress, LocalDecoder, Shard, ShardError,
     SingleRank, StepError,
 };
 pub use detokenize::{Detokenizer, HELD_BYTES_MAX};

@@ -73,6 +73,21 @@ impl RopeTables {
 }
 
 impl RopeTable {
+    /// Which values turn together.
+    pub(super) fn shape(&self) -> RopeShape {
+        self.shape
+    }
+
+    /// `[positions, rotary_dim / 2]`.
+    pub(super) fn cosines(&self) -> &[f32] {
+        &self.cosines
+    }
+
+    /// As [`cosines`](Self::cosines).
+    pub(super) fn sines(&self) -> &[f32] {
+        &self.sines
+    }
+
     /// Turns the heads of the step's token `row` in place.
     pub(super) fn turn(&self, row: usize, heads: &mut [f32]) {
         let width = self.frequencies.len();

@@ -6,11 +6,11 @@
 
 mod attention;
 mod embed;
-mod logits;
 mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod linear;
+mod logits;
 mod machine;
 mod norm;
 mod numbers;

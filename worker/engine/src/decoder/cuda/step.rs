@@ -2,9 +2,7 @@
 
 use naru_kernels::cuda::{
     AttentionTask, DeviceMatrix, DeviceNorm, DeviceNormKind, DevicePointer, DeviceRope, Element,
-    EmbedTask, GateTask, Launch, LinearOutput, LinearTask, LogitsTask, ResidualNormTask,
-    RopeKvTask, decode_attention, embed, gate, linear, logits, prefill_attention, residual_norm,
-    rope_kv,
+    CapLogitsTask, EmbedTask, GateTask, Launch, LinearOutput, LinearTask, ResidualNormTask, RopeKvTask, cap_logits, decode_attention, embed, gate, linear, prefill_attention, residual_norm, rope_kv,
 };
 use naru_kernels::{AttentionShape, KV_BLOCK_TOKENS, ShapeError};
 
@@ -272,7 +270,7 @@ impl Step<'_> {
             .map_err(op("logits"))?;
         let (factor, cap) = (model.config.multipliers.logit, model.config.final_softcap);
         if factor != 1.0 || cap.is_some() {
-            let scaled = logits(&LogitsTask {
+            let scaled = cap_logits(&CapLogitsTask {
                 rows: self.plan.logit_rows,
                 vocabulary: model.config.vocabulary,
                 multiplier: factor,

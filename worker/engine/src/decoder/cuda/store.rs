@@ -32,33 +32,46 @@ impl<'a> DeviceStore<'a> {
         Self { device: RefCell::new(device), pool, tables: RefCell::default() }
     }
 
-    fn put(&self, name: &str, view: &MatrixView<'_>) -> Result<DeviceMatrix, WeightError> {
-        let failed = |source| WeightError::Device { name: name.to_owned(), source };
-        let format = WeightFormat::from(view.dtype());
-        let (rows, columns) = (view.rows(), view.columns());
+    /// Lays out views of one format under each other.
+    fn put(&self, name: &str, views: &[MatrixView<'_>]) -> Result<DeviceMatrix, WeightError> {
+        let format = WeightFormat::from(views[0].dtype());
+        let columns = views[0].columns();
+        let rows = views.iter().map(MatrixView::rows).sum();
         let bytes = DeviceMatrix::bytes(format, rows, columns);
         let row_bytes = DeviceMatrix::row_bytes(format, columns);
         let (bytes, row_bytes) = bytes.zip(row_bytes).ok_or_else(|| layout(name, too_big(rows)))?;
-        let mut device = self.device.borrow_mut();
-        let pointer = device.allocate("weights", bytes).map_err(failed)?;
+        let failed = |source| WeightError::Device { name: name.to_owned(), source };
+        let pointer = self.device.borrow_mut().allocate("weights", bytes).map_err(failed)?;
+        let mut first = 0;
+        for view in views {
+            self.put_rows(name, view, pointer.offset(first * row_bytes), row_bytes)?;
+            first += view.rows();
+        }
+        Ok(DeviceMatrix { format, rows, columns, pointer })
+    }
+
+    /// Lays out one view at a place.
+    fn put_rows(
+        &self,
+        name: &str,
+        view: &MatrixView<'_>,
+        to: DevicePointer,
+        row_bytes: usize,
+    ) -> Result<(), WeightError> {
         let rows_of_piece = (PIECE_BYTES / row_bytes.max(1)).max(1);
-        let pieces = pieces(rows, rows_of_piece);
+        let pieces = pieces(view.rows(), rows_of_piece);
         let places: Vec<Range<usize>> =
             pieces.iter().map(|piece| piece.start * row_bytes..piece.end * row_bytes).collect();
-        let refused = Mutex::new(None);
-        device
-            .upload_pieces(pointer, &places, &mut |piece, out| {
-                let piece = pieces[piece].clone();
-                if let Err(error) = self.lay_out_rows(view, piece, row_bytes, out) {
-                    *refused.lock().unwrap_or_else(|broken| broken.into_inner()) = Some(error);
-                }
-            })
-            .map_err(failed)?;
-        let refused = refused.into_inner().unwrap_or_else(|broken| broken.into_inner());
-        match refused {
-            Some(error) => Err(layout(name, error)),
-            None => Ok(DeviceMatrix { format, rows, columns, pointer }),
-        }
+        let mut refused = Ok(());
+        let mut device = self.device.borrow_mut();
+        let put = device.upload_pieces(to, &places, &mut |piece, out| {
+            let done = self.lay_out_rows(view, pieces[piece].clone(), row_bytes, out);
+            if done.is_err() {
+                refused = done;
+            }
+        });
+        put.map_err(|source| WeightError::Device { name: name.to_owned(), source })?;
+        refused.map_err(|source| layout(name, source))
     }
 
     /// Lays out some rows, on all threads.
@@ -95,7 +108,9 @@ impl Store for DeviceStore<'_> {
                 return Ok(vec![*table]);
             }
         }
-        views.iter().map(|view| self.put(name, view)).collect()
+        // Mixed files have another format for values than for queries and keys.
+        let of_format = views.chunk_by(|a, b| a.dtype() == b.dtype());
+        of_format.map(|views| self.put(name, views)).collect()
     }
 
     fn vector(&self, name: &str, values: Vec<f32>) -> Result<DevicePointer, WeightError> {
@@ -111,7 +126,7 @@ impl Store for DeviceStore<'_> {
 
     fn table(&self, name: &str, matrix: MappedMatrix) -> Result<DeviceMatrix, WeightError> {
         let view = matrix.view().map_err(|source| layout(name, source))?;
-        let table = self.put(name, &view)?;
+        let table = self.put(name, &[view])?;
         self.tables.borrow_mut().insert(name.to_owned(), table);
         Ok(table)
     }

@@ -49,6 +49,9 @@ pub struct LinearTask {
     pub output: DevicePointer,
     /// What the output is.
     pub output_kind: LinearOutput,
+    /// Values from a row of the output to the next: at least the weight's rows, more where others
+    /// write the rest.
+    pub output_stride: usize,
 }
 
 /// The ways to compute a linear layer. A token has the same bits whichever other tokens there are
@@ -103,6 +106,7 @@ struct Sizes {
     columns: u32,
     stride: u32,
     tokens: u32,
+    output_stride: u32,
 }
 
 impl Sizes {
@@ -114,6 +118,7 @@ impl Sizes {
             columns: shape::to_u32(OP, "columns", weight.columns)?,
             stride: shape::to_u32(OP, "bytes of a row", stride)?,
             tokens: shape::to_u32(OP, "tokens", task.tokens)?,
+            output_stride: shape::to_u32(OP, "values between rows", task.output_stride)?,
         })
     }
 
@@ -128,6 +133,7 @@ impl Sizes {
             self.stride.into(),
             self.tokens.into(),
             u32::from(task.output_kind == LinearOutput::F32).into(),
+            self.output_stride.into(),
         ]
     }
 }

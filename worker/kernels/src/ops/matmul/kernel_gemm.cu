@@ -1,7 +1,8 @@
 // Linear for many tokens, on tensor cores: out[t, r] = sum over k of x[t, k] * weight[r, k] + bias[r].
 //
 // x [tokens, columns] of T, columns a multiple of 8; weight [rows] rows of `stride` bytes as
-// blocks.cuh has them; bias [rows] in f32 or null; out [tokens, rows] of T or, with `is_f32`, f32.
+// blocks.cuh has them; bias [rows] in f32 or null; out [tokens, rows] of T or, with `is_f32`, f32,
+// its rows `out_stride` apart.
 // A grid of (ceil(tokens / tile tokens), ceil(rows / tile rows)): blocks beside each other share
 // weights, which the second cache then holds. A block walks along the columns 64 at a time through a
 // ring of stages in shared memory. x comes by asynchronous copies, and so do weights that are of T;
@@ -146,7 +147,8 @@ template <typename T, typename Tile>
 __device__ __forceinline__ void write_sums(const float (&sums)[Tile::kTilesM][Tile::kTilesN][4],
                                            unsigned first_token, unsigned first_row,
                                            const float* bias, void* out, unsigned tokens,
-                                           unsigned rows, unsigned is_f32) {
+                                           unsigned rows, unsigned is_f32,
+                                           unsigned out_stride) {
   const unsigned lane = threadIdx.x % kWarp;
 #pragma unroll
   for (unsigned n = 0; n < Tile::kTilesN; n++) {
@@ -161,7 +163,7 @@ __device__ __forceinline__ void write_sums(const float (&sums)[Tile::kTilesM][Ti
       for (unsigned v = 0; v < 4; v += 2) {
         const unsigned token = first_token + m * 16 + fragment_c_row(lane, v);
         if (token >= tokens) break;
-        const size_t at = size_t(token) * rows + row;
+        const size_t at = size_t(token) * out_stride + row;
         const float a = sums[m][n][v] + low, b = sums[m][n][v + 1] + high;
         if (is_f32) {
           write_pair(static_cast<float*>(out) + at, a, b, both);
@@ -177,7 +179,7 @@ template <typename T, typename Format, typename Tile>
 __device__ __forceinline__ void gemm(const unsigned char* __restrict__ weight,
                                      const T* __restrict__ x, const float* bias, void* out,
                                      unsigned rows, unsigned columns, unsigned stride,
-                                     unsigned tokens, unsigned is_f32) {
+                                     unsigned tokens, unsigned is_f32, unsigned out_stride) {
   NARU_DYNAMIC_SHARED(shared);
   constexpr bool kIsCopied = kIsSame<Format, Floats<T>>;
   constexpr unsigned kStages = Tile::kStages;
@@ -233,7 +235,7 @@ __device__ __forceinline__ void gemm(const unsigned char* __restrict__ weight,
     if (has_next) write(step + 1);
   }
   write_sums<T, Tile>(sums, first_token + warp_token, first_row + warp_row, bias, out, tokens, rows,
-                      is_f32);
+                      is_f32, out_stride);
 }
 
 }  // namespace naru
@@ -241,9 +243,10 @@ __device__ __forceinline__ void gemm(const unsigned char* __restrict__ weight,
 #define GEMM(tile, Tile, element, name, ...)                                                      \
   extern "C" __global__ void __launch_bounds__(naru::Tile::kThreads) tile##_##element##_##name(   \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,          \
-      unsigned rows, unsigned columns, unsigned stride, unsigned tokens, unsigned is_f32) {       \
+      unsigned rows, unsigned columns, unsigned stride, unsigned tokens, unsigned is_f32,         \
+      unsigned out_stride) {                                                                      \
     naru::gemm<naru::element, __VA_ARGS__, naru::Tile>(weight, x, bias, out, rows, columns,       \
-                                                       stride, tokens, is_f32);                   \
+                                                       stride, tokens, is_f32, out_stride);       \
   }                                                                                               \
   NARU_KERNEL(tile##_##element##_##name)
 

@@ -1,7 +1,7 @@
 // Linear for few tokens: out[t, r] = sum over k of x[t, k] * weight[r, k], plus bias[r].
 //
 // x [tokens, columns] of T; weight [rows] rows of `stride` bytes as blocks.cuh has them; bias [rows]
-// in f32 or null; out [tokens, rows] of T or, with `is_f32`, of f32.
+// in f32 or null; out [tokens, rows] of T or, with `is_f32`, of f32, its rows `out_stride` apart.
 // A grid of (ceil(rows / 16), ceil(tokens / kTokens)) blocks of 8 warps; a warp has two rows. x goes
 // through shared memory in chunks; weights go from memory to registers in 16-byte reads, each once
 // for each kTokens tokens. Sums in f32: eight products one after the other, the octets of a lane one
@@ -80,7 +80,7 @@ template <typename T, typename Format, unsigned kTokens>
 __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
                                      const T* __restrict__ x, const float* bias, void* out,
                                      unsigned rows, unsigned columns, unsigned stride,
-                                     unsigned tokens, unsigned is_f32) {
+                                     unsigned tokens, unsigned is_f32, unsigned out_stride) {
   NARU_DYNAMIC_SHARED(shared);
   uint4* octets = reinterpret_cast<uint4*>(shared);
   constexpr unsigned kChunk = kGemvChunk / kTokens;
@@ -125,7 +125,7 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
       const float sum = warp_sum(sums[r][t]);
       if (lane != 0 || first_row + r >= rows || first_token + t >= tokens) continue;
       const float value = bias == nullptr ? sum : sum + bias[first_row + r];
-      const size_t at = size_t(first_token + t) * rows + first_row + r;
+      const size_t at = size_t(first_token + t) * out_stride + first_row + r;
       if (is_f32) {
         static_cast<float*>(out)[at] = value;
       } else {
@@ -140,9 +140,10 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
 #define GEMV(tokens, element, name, ...)                                                        \
   extern "C" __global__ void __launch_bounds__(256) gemv##tokens##_##element##_##name(          \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,        \
-      unsigned rows, unsigned columns, unsigned stride, unsigned count, unsigned is_f32) {      \
+      unsigned rows, unsigned columns, unsigned stride, unsigned count, unsigned is_f32,        \
+      unsigned out_stride) {                                                                    \
     naru::gemv<naru::element, __VA_ARGS__, tokens>(weight, x, bias, out, rows, columns, stride, \
-                                                   count, is_f32);                              \
+                                                   count, is_f32, out_stride);                  \
   }                                                                                             \
   NARU_KERNEL(gemv##tokens##_##element##_##name)
 
