@@ -22,8 +22,8 @@ pub use config::{
     NormConfig, NormKind, NormPlacement, QkNorm, Rope, RopeScaling,
 };
 pub use decoder::{
-    Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder, LoadError, LoadProgress, LocalDecoder, Shard, ShardError,
-    SingleRank, StepError,
+    Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder,
+    LoadError, LoadProgress, LocalDecoder, Shard, ShardError, SingleRank, StepError,
 };
 pub use detokenize::{Detokenizer, HELD_BYTES_MAX};
 pub use engine::{

@@ -34,10 +34,6 @@ impl Machine for OnGpu {
         self.gpu.description().name.clone()
     }
 
-    fn has_tensor_cores(&self) -> bool {
-        true
-    }
-
     fn allocate(&mut self, bytes: usize) -> DevicePointer {
         let pointer = self.gpu.allocate("a case", bytes).expect("memory for a case");
         self.gpu.fill(pointer, 0xff, bytes).expect("memory that can be filled");

@@ -2,13 +2,12 @@
 
 use naru_kernels::cuda::{DevicePointer, Launch};
 
+use crate::shim::Shim;
+
 /// A device with its own memory.
 pub trait Machine {
     /// What it is, for reports.
     fn name(&self) -> String;
-
-    /// Whether it runs kernels that are written for tensor cores.
-    fn has_tensor_cores(&self) -> bool;
 
     /// So many bytes, all of them 0xff: floats that were not written are NaN.
     fn allocate(&mut self, bytes: usize) -> DevicePointer;
@@ -27,4 +26,34 @@ pub trait Machine {
 
     /// Seconds of one pass over `launches`, the median of several; None where time means nothing.
     fn seconds(&mut self, launches: &[Launch]) -> Option<f64>;
+}
+
+impl Machine for Shim {
+    fn name(&self) -> String {
+        "host shim".to_owned()
+    }
+
+    fn allocate(&mut self, bytes: usize) -> DevicePointer {
+        Self::allocate(self, bytes)
+    }
+
+    fn upload(&mut self, bytes: &[u8]) -> DevicePointer {
+        Self::upload(self, bytes)
+    }
+
+    fn download(&mut self, from: DevicePointer, bytes: usize) -> Vec<u8> {
+        Self::download(self, from, bytes)
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<(), String> {
+        Self::launch(self, launch)
+    }
+
+    fn clear(&mut self) {
+        Self::clear(self);
+    }
+
+    fn seconds(&mut self, _launches: &[Launch]) -> Option<f64> {
+        None
+    }
 }

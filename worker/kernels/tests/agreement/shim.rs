@@ -1,14 +1,14 @@
-//! The host shim as a machine: every `kernel.cu` compiled as C++ and loaded.
+//! The host shim as a device: every `kernel.cu` compiled as C++ and loaded. The engine's tests use
+//! it too.
 
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 
 use libloading::{Library, Symbol};
-use naru_kernels::cuda::{DevicePointer, Launch};
-
-use crate::machine::Machine;
+use naru_kernels::cuda::{Device, DevicePointer, GpuError, Launch};
 
 type ShimLaunch =
     unsafe extern "C" fn(*const c_uint, *const c_uint, c_uint, *mut *mut c_void) -> *const c_char;
@@ -20,14 +20,22 @@ const PAGE_BYTES: usize = 4096;
 pub struct Shim {
     library: Library,
     allocations: Vec<memmap2::MmapMut>,
+    results: Vec<f32>,
 }
 
 impl Shim {
-    /// Compiles the kernels of `ops` that differ from the last time, and loads them all.
+    /// Compiles the kernels that differ from the last time, and loads them all.
     pub fn start() -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("shim");
-        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no parent")?;
+        let root = crates.join("kernels");
+        // Beside this program's own folder: .../target/debug/deps/agreement-0123.
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let folder = program.ancestors().nth(2).ok_or("no parent")?.join("shim");
+        let failed = |error| format!("{}: {error}", folder.display());
+        fs::create_dir_all(&folder).map_err(failed)?;
+        // One at a time compiles.
+        let lock = fs::File::create(folder.join("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
         let made = Command::new("make")
             .args(["--no-print-directory", "--silent", "-j2", "-f"])
             .arg(root.join("tests/shim/Makefile"))
@@ -41,20 +49,12 @@ impl Shim {
         }
         // SAFETY: the library is ours; loading it runs only the constructors of its globals.
         let library = unsafe { Library::new(folder.join("kernels.so")) };
-        Ok(Self { library: library.map_err(|error| error.to_string())?, allocations: Vec::new() })
-    }
-}
-
-impl Machine for Shim {
-    fn name(&self) -> String {
-        "host shim".to_owned()
+        let library = library.map_err(|error| error.to_string())?;
+        Ok(Self { library, allocations: Vec::new(), results: Vec::new() })
     }
 
-    fn has_tensor_cores(&self) -> bool {
-        false
-    }
-
-    fn allocate(&mut self, bytes: usize) -> DevicePointer {
+    /// So many bytes, all of them 0xff: floats that were not written are NaN.
+    pub fn allocate(&mut self, bytes: usize) -> DevicePointer {
         let pages = bytes.div_ceil(PAGE_BYTES).max(1);
         let mut map = memmap2::MmapMut::map_anon((pages + 1) * PAGE_BYTES).expect("memory");
         map.fill(0xff);
@@ -71,19 +71,22 @@ impl Machine for Shim {
         pointer
     }
 
-    fn upload(&mut self, bytes: &[u8]) -> DevicePointer {
+    /// A copy of `bytes`.
+    pub fn upload(&mut self, bytes: &[u8]) -> DevicePointer {
         let pointer = self.allocate(bytes.len());
         // SAFETY: `allocate` made so many bytes there.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer.0 as *mut u8, bytes.len()) };
         pointer
     }
 
-    fn download(&mut self, from: DevicePointer, bytes: usize) -> Vec<u8> {
+    /// What lies at a place.
+    pub fn download(&mut self, from: DevicePointer, bytes: usize) -> Vec<u8> {
         // SAFETY: the tests ask for what they allocated.
         unsafe { std::slice::from_raw_parts(from.0 as *const u8, bytes) }.to_vec()
     }
 
-    fn launch(&mut self, launch: &Launch) -> Result<(), String> {
+    /// Runs one launch to its end.
+    pub fn launch(&mut self, launch: &Launch) -> Result<(), String> {
         let name = format!("shim_{}", launch.kernel);
         // SAFETY: NARU_KERNEL gives each of these symbols this type.
         let function: Symbol<'_, ShimLaunch> =
@@ -106,11 +109,54 @@ impl Machine for Shim {
         Err(format!("{}: {}", launch.kernel, error.to_string_lossy()))
     }
 
-    fn clear(&mut self) {
+    /// Gives back everything.
+    pub fn clear(&mut self) {
         self.allocations.clear();
     }
+}
 
-    fn seconds(&mut self, _launches: &[Launch]) -> Option<f64> {
-        None
+impl Device for Shim {
+    fn allocate(&mut self, _what: &'static str, bytes: usize) -> Result<DevicePointer, GpuError> {
+        Ok(Self::allocate(self, bytes))
+    }
+
+    fn free_bytes(&self) -> Result<usize, GpuError> {
+        Ok(1 << 30)
+    }
+
+    fn upload(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), GpuError> {
+        // SAFETY: the decoder writes where it allocated.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn upload_pieces(
+        &mut self,
+        to: DevicePointer,
+        pieces: &[Range<usize>],
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), GpuError> {
+        for (index, piece) in pieces.iter().enumerate() {
+            let mut bytes = vec![0; piece.len()];
+            fill(index, &mut bytes);
+            Device::upload(self, to.offset(piece.start), &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn run(
+        &mut self,
+        _key: Option<u64>,
+        launches: &mut dyn FnMut() -> Vec<Launch>,
+    ) -> Result<(), GpuError> {
+        let failed = |code| GpuError::Driver { doing: "computing".to_owned(), code };
+        launches().iter().try_for_each(|launch| Self::launch(self, launch).map_err(failed))
+    }
+
+    fn read_floats(&mut self, from: DevicePointer, count: usize) -> Result<&[f32], GpuError> {
+        let bytes = self.download(from, count * size_of::<f32>());
+        let words = bytes.as_chunks::<4>().0.iter();
+        self.results = words.map(|word| f32::from_le_bytes(*word)).collect();
+        Ok(&self.results)
     }
 }

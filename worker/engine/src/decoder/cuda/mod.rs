@@ -53,7 +53,7 @@ pub struct CudaModel {
     limits: CudaLimits,
 }
 
-/// A whole model and its KV cache on a device.
+/// A whole model and its KV cache on a device: what an engine drives.
 pub struct CudaDecoder {
     device: Box<dyn Device>,
     model: DeviceModel,
@@ -79,16 +79,27 @@ impl CudaModel {
     /// little memory.
     pub fn load(
         files: &ModelFiles,
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         pool: &ComputePool,
         limits: CudaLimits,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, CudaLoadError> {
         let (config, names) = (files.config(), files.family().names);
         let source = Source { config, names, tensors: files.tensors() };
+        Self::of_source(&source, device, pool, limits, progress)
+    }
+
+    fn of_source(
+        source: &Source<'_>,
+        mut device: Box<dyn Device>,
+        pool: &ComputePool,
+        limits: CudaLimits,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, CudaLoadError> {
+        let config = source.config;
         let store = DeviceStore::new(device.as_mut(), pool);
         let Loaded { embedding, layers, head, ropes, .. } =
-            load_into(&store, &source, &Shard::whole(config), progress)?;
+            load_into(&store, source, &Shard::whole(config), progress)?;
         let (embedding, head) =
             embedding.zip(head).expect("a whole model has an embedding and a head");
         let mut model = DeviceModel {
@@ -102,10 +113,8 @@ impl CudaModel {
             kv: DevicePointer::NULL,
             kv_blocks: 0,
         };
-        model.ropes =
-            put_ropes(device.as_mut(), ropes, limits).map_err(CudaLoadError::Device)?;
-        model.buffers =
-            allocate(device.as_mut(), &model, limits).map_err(CudaLoadError::Device)?;
+        model.ropes = put_ropes(device.as_mut(), ropes, limits).map_err(CudaLoadError::Device)?;
+        model.buffers = allocate(device.as_mut(), &model, limits).map_err(CudaLoadError::Device)?;
         Ok(Self { device, model, limits })
     }
 
@@ -232,9 +241,8 @@ fn allocate(
     let up_width = if feed_forward.gated { 2 } else { 1 } * feed_forward.width;
     let blocks = limits.max_context_tokens.div_ceil(KV_BLOCK_TOKENS);
     let words = 3 * tokens + sequences * (9 + blocks) + 64;
-    let mut values = |width: usize| {
-        device.allocate("a step's values", tokens * width * Element::BYTES)
-    };
+    let mut values =
+        |width: usize| device.allocate("a step's values", tokens * width * Element::BYTES);
     let normed = values(config.hidden)?;
     let projected = values(input_width.max(up_width))?;
     let queries = values(query_width)?;

@@ -1,8 +1,10 @@
 //! The launches of a step, from sizes and places: nothing here runs anything.
 
 use naru_kernels::cuda::{
-    AttentionTask, DeviceMatrix, DeviceNorm, DeviceNormKind, DevicePointer, DeviceRope, Element,
-    CapLogitsTask, EmbedTask, GateTask, Launch, LinearOutput, LinearTask, ResidualNormTask, RopeKvTask, cap_logits, decode_attention, embed, gate, linear, prefill_attention, residual_norm, rope_kv,
+    AttentionTask, CapLogitsTask, DeviceMatrix, DeviceNorm, DeviceNormKind, DevicePointer,
+    DeviceRope, Element, EmbedTask, GateTask, Launch, LinearOutput, LinearTask, ResidualNormTask,
+    RopeKvTask, cap_logits, decode_attention, embed, gate, linear, prefill_attention,
+    residual_norm, rope_kv,
 };
 use naru_kernels::{AttentionShape, KV_BLOCK_TOKENS, ShapeError};
 

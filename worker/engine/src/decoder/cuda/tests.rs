@@ -1,0 +1,155 @@
+//! The decoder on the host shim against the decoder on the processor, over every block that a
+//! configuration can ask for.
+
+#[allow(missing_docs, unsafe_code, unreachable_pub, dead_code)]
+#[path = "../../../../kernels/tests/agreement/shim.rs"]
+mod shim;
+
+use naru_kernels::cuda::Element;
+use naru_kernels::{GateKind, RopePairs};
+
+use super::*;
+use crate::config::{ModelConfig, NormKind, NormPlacement, QkNorm};
+use crate::decoder::tests::tiny;
+use crate::decoder::{LocalDecoder, Shard};
+use crate::engine::Span;
+
+const TOKENS: [u32; 21] =
+    [3, 50, 7, 7, 0, 12, 44, 31, 9, 1, 2, 28, 17, 5, 49, 33, 20, 8, 41, 6, 30];
+const BLOCKS: [u32; 3] = [2, 0, 1];
+
+/// The tokens `range` of a sequence, logits after each.
+fn chunk(range: std::ops::Range<usize>) -> Batch {
+    let count = range.len();
+    Batch {
+        tokens: TOKENS[range.clone()].to_vec(),
+        spans: vec![Span { tokens: 0..count, position: range.start, blocks: BLOCKS.to_vec() }],
+        logit_rows: (0..count).collect(),
+    }
+}
+
+fn on_the_shim(config: &ModelConfig, element: Element) -> CudaDecoder {
+    let device = Box::new(shim::Shim::start().unwrap());
+    let limits =
+        CudaLimits { element, max_batch_tokens: 32, max_sequences: 32, max_context_tokens: 64 };
+    let tensors = tiny::mapped(&tiny::tensors(config, 7));
+    let source = Source { config, names: &crate::config::GGUF, tensors: &tensors };
+    let model = CudaModel::of_source(&source, device, &tiny::pool(), limits, &mut |_| ());
+    model.unwrap().with_kv_blocks(3).unwrap()
+}
+
+fn on_the_processor(config: &ModelConfig) -> LocalDecoder {
+    let tensors = tiny::mapped(&tiny::tensors(config, 7));
+    LocalDecoder::new(tiny::load(config, &tensors, Shard::whole(config)).unwrap(), 3).unwrap()
+}
+
+/// What a decoder says after each token: 18 of them in two chunks, then one at a time.
+fn logits(decoder: &mut dyn Forward) -> Vec<f32> {
+    let steps = [0..10, 10..18, 18..19, 19..20, 20..21];
+    let mut all = Vec::new();
+    for step in steps {
+        all.extend_from_slice(decoder.forward(&chunk(step)).unwrap());
+    }
+    all
+}
+
+fn check(what: &str, change: impl Fn(&mut ModelConfig)) {
+    let mut config = tiny::config();
+    change(&mut config);
+    let expected = logits(&mut on_the_processor(&config));
+    for element in Element::ALL {
+        let found = logits(&mut on_the_shim(&config, element));
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let (mut wrong, mut size) = (0.0, 0.0);
+        for (found, expected) in found.iter().zip(&expected) {
+            wrong += f64::from(found - expected).powi(2);
+            size += f64::from(*expected).powi(2);
+        }
+        // A layer rounds its activations to the element about eight times; errors of four layers
+        // add up like a random walk, sqrt(32), and each may be doubled by what follows it.
+        let relative = (wrong / size).sqrt();
+        let bound = 12.0 * element.epsilon();
+        assert!(relative < bound, "{what} in {}: off by {relative} of {bound}", element.name());
+    }
+}
+
+#[test]
+fn a_device_computes_what_the_processor_does() {
+    check("llama", |_| ());
+    check("tied embeddings", |c| c.tied_embeddings = true);
+    check("biases", |c| {
+        (c.attention.input_bias, c.attention.output_bias) = (true, true);
+        c.feed_forward.bias = true;
+    });
+    check("norms of heads", |c| c.attention.qk_norm = QkNorm::PerHead);
+    check("every query head its own keys", |c| c.attention.kv_heads = 4);
+    check("soft-caps", |c| (c.attention.softcap, c.final_softcap) = (Some(2.0), Some(3.0)));
+    check("windows in some layers", |c| {
+        (c.layers[0].window, c.layers[2].window) = (Some(5), Some(17));
+    });
+    check("multipliers", |c| {
+        (c.multipliers.embedding, c.multipliers.residual) = (3.0, 0.4);
+        (c.multipliers.logit, c.attention.scale) = (0.7, 0.11);
+    });
+    check("an activation without a gate", |c| {
+        (c.feed_forward.gated, c.feed_forward.activation) = (false, GateKind::GeluTanh);
+    });
+}
+
+#[test]
+fn a_device_has_every_norm_and_rope() {
+    check("norms after", |c| c.norm.placement = NormPlacement::Post);
+    check("norms on both sides", |c| {
+        (c.norm.placement, c.norm.kind) = (NormPlacement::Sandwich, NormKind::RmsPlusOne);
+    });
+    check("blocks side by side", |c| {
+        (c.norm.placement, c.norm.kind) = (NormPlacement::Parallel, NormKind::Layer);
+    });
+    check("neighbours turn", |c| {
+        for layer in &mut c.layers {
+            layer.rope.as_mut().unwrap().pairs = RopePairs::Neighbours;
+        }
+    });
+    check("part of a head turns, and one layer not at all", |c| {
+        for layer in &mut c.layers {
+            layer.rope.as_mut().unwrap().rotary_dim = 8;
+        }
+        c.layers[1].rope = None;
+    });
+}
+
+#[test]
+fn sequences_of_one_step_do_not_meet() {
+    let config = tiny::config();
+    let mut decoder = on_the_shim(&config, Element::Bf16);
+    let alone = logits(&mut decoder)[..].to_vec();
+    // The same sequence in a chunk, a single token of another, and a third.
+    let span = |tokens, position, block| Span { tokens, position, blocks: vec![block] };
+    let mut batch = Batch {
+        tokens: TOKENS[..10].to_vec(),
+        spans: vec![span(0..10, 0, 1), span(10..11, 0, 2), span(11..13, 0, 0)],
+        logit_rows: vec![9, 12],
+    };
+    batch.tokens.extend([44, 9, 9]);
+    let mixed = decoder.forward(&batch).unwrap();
+    let expected = &alone[9 * config.vocabulary..][..config.vocabulary];
+    let near = mixed.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.1);
+    assert!(near, "{:?} {expected:?}", &mixed[..8]);
+}
+
+#[test]
+fn what_a_step_has_no_room_for_is_refused() {
+    let mut decoder = on_the_shim(&tiny::config(), Element::Bf16);
+    let refused = |decoder: &mut CudaDecoder, batch: &Batch| {
+        decoder.forward(batch).map(<[f32]>::len).unwrap_err().to_string()
+    };
+    let unknown = Batch { tokens: vec![51], ..chunk(0..1) };
+    assert_eq!(
+        refused(&mut decoder, &unknown),
+        "token 51 at place 0 of the batch: the vocabulary has 51"
+    );
+    let blocks = vec![0, 1, 2];
+    let spans = vec![Span { tokens: 0..33, position: 0, blocks }];
+    let many = Batch { tokens: vec![0; 33], spans, logit_rows: vec![] };
+    assert_eq!(refused(&mut decoder, &many), "the batch cannot be: 33 tokens, where 32 are room");
+}
