@@ -9,6 +9,7 @@ mod norm;
 mod numbers;
 mod report;
 mod rope;
+mod sampling;
 mod shim;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ const OPS: &[(&str, Part, Part)] = &[
     ("logits", logits::agree, logits::time),
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
+    ("sampling", sampling::agree, sampling::time),
 ];
 
 fn main() -> ExitCode {
