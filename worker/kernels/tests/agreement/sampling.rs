@@ -110,9 +110,10 @@ fn samplings() -> Vec<(&'static str, DeviceSampling)> {
     ]
 }
 
-/// Rows with biases, penalties and masks, and one between them that has none.
+/// Rows with biases, penalties and masks, of few tokens so that each shows in some draw; and rows
+/// between them that have none.
 fn changed(machine: &mut dyn Machine, report: &mut Report) {
-    let logits = Random(11).normal(120, 2.0);
+    let logits = vec![1.0, -0.5, 2.0, 0.25, -1.0, 1.5, 9.0];
     let of = |token, count, is_in_prompt, is_masked, bias| TokenChange {
         token,
         count,
@@ -127,25 +128,23 @@ fn changed(machine: &mut dyn Machine, report: &mut Report) {
         logprobs: Some(20),
         ..PLAIN
     };
-    let likeliest = (0..120).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("some") as u32;
     let changes = vec![
-        of(likeliest, 0, false, true, 50.0),
-        of(3, 2, false, false, 0.0),
-        of(4, 0, true, false, 0.0),
-        of(119, 5, true, false, 2.5),
-        of(60, 0, false, false, 6.0),
-        of(120, 1, true, true, 0.0),
+        of(6, 0, false, true, 50.0),
+        of(0, 2, false, false, 0.0),
+        of(1, 0, true, false, 0.0),
+        of(5, 5, true, false, -2.5),
+        of(4, 0, false, false, 2.0),
+        of(7, 1, true, true, 0.0),
     ];
-    let all_masked = (0..120).map(|token| of(token, 0, false, true, 0.0)).collect();
+    let all_masked = (0..7).map(|token| of(token, 0, false, true, 0.0)).collect();
     let mut rows = Vec::new();
-    for i in 0..6 {
-        let sampling = DeviceSampling { random: draw(i, 6), ..penalties };
-        let top_k = if i % 2 == 0 { 0 } else { 9 };
-        let sampling = DeviceSampling { top_k, ..sampling };
+    for i in 0..40 {
+        let top_k = [0, 0, 4][i % 3];
+        let sampling = DeviceSampling { random: draw(i, 40), top_k, ..penalties };
         rows.push(Row { logits: logits.clone(), sampling, changes: changes.clone() });
         rows.push(Row { logits: logits.clone(), sampling, changes: Vec::new() });
     }
-    rows.push(Row { logits: logits.clone(), sampling: penalties, changes: all_masked });
+    rows.push(Row { logits, sampling: penalties, changes: all_masked });
     run(machine, report, "changes".to_owned(), &rows);
 }
 
