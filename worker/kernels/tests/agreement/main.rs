@@ -11,6 +11,7 @@ mod report;
 mod rope;
 mod sampling;
 mod shim;
+mod shim_checks;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ const OPS: &[(&str, Part, Part)] = &[
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
     ("sampling", sampling::agree, sampling::time),
+    ("shim", shim_checks::agree, |_, _| {}),
 ];
 
 fn main() -> ExitCode {
