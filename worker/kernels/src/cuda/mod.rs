@@ -34,3 +34,4 @@ pub use crate::ops::logits::cuda::{ArgmaxTask, CapLogitsTask, argmax, cap_logits
 pub use crate::ops::matmul::cuda::{LinearOutput, LinearPath, LinearTask, linear, linear_by};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
 pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};
+pub use crate::ops::sampling::cuda::{DeviceSampling, SampleTask, TokenChange, sample};

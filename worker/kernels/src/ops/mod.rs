@@ -8,3 +8,4 @@ pub(crate) mod logits;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod rope;
+pub(crate) mod sampling;

@@ -2,7 +2,7 @@
 
 use naru_kernels::cuda::{DevicePointer, Launch};
 
-use crate::shim::Shim;
+use crate::shim::{NAME, Shim};
 
 /// A device with its own memory.
 pub trait Machine {
@@ -30,7 +30,7 @@ pub trait Machine {
 
 impl Machine for Shim {
     fn name(&self) -> String {
-        "host shim".to_owned()
+        NAME.to_owned()
     }
 
     fn allocate(&mut self, bytes: usize) -> DevicePointer {

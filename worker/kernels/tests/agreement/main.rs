@@ -16,7 +16,9 @@ mod norm;
 mod numbers;
 mod report;
 mod rope;
+mod sampling;
 mod shim;
+mod shim_checks;
 mod weights;
 
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ const OPS: &[(&str, Part, Part)] = &[
     ("logits", logits::agree, logits::time),
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
+    ("sampling", sampling::agree, sampling::time),
+    ("shim", shim_checks::agree, |_, _| {}),
 ];
 
 /// What the command line asks for. Of cargo's own options, which a harness would take, none means

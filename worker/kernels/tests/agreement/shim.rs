@@ -13,6 +13,9 @@ use naru_kernels::cuda::{Device, DevicePointer, GpuError, Launch};
 type ShimLaunch =
     unsafe extern "C" fn(*const c_uint, *const c_uint, c_uint, *mut *mut c_void) -> *const c_char;
 
+/// What it is called.
+pub const NAME: &str = "host shim";
+
 /// Bytes after which nothing may be touched begin at a multiple of this.
 const PAGE_BYTES: usize = 4096;
 
