@@ -1,0 +1,47 @@
+#!/bin/sh
+# On a machine with a GPU: every kernel against f64, and timed; compute-sanitizer over all of them; the
+# decoder against the processor's; the same ops of PyTorch, where there is one.
+#   run.sh PACKED RESULTS [MODEL.gguf ...]
+# Writes RESULTS/result.json and a log of each part. Exits with the number of parts that failed.
+set -u
+packed=$(cd "$1" && pwd)
+mkdir -p "$2"
+results=$(cd "$2" && pwd)
+shift 2
+failed=0
+
+# part NAME SECONDS COMMAND...: runs one part, with its log and its exit status beside the others.
+part() {
+    name=$1 limit=$2
+    shift 2
+    begin=$(date +%s)
+    timeout "$limit" "$@" >"$results/$name.log" 2>&1
+    status=$?
+    echo "$status" >"$results/$name.status"
+    echo "== $name: exit $status after $(($(date +%s) - begin)) s"
+    tail -n 12 "$results/$name.log"
+    [ "$status" = 0 ] || failed=$((failed + 1))
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory --format=csv,noheader \
+    >"$results/device.csv"
+cat "$results/device.csv"
+part agreement 150 "$packed/agreement" --gpu --time "--json=$results/kernels.json"
+part made-up-bf16 60 "$packed/agree" --json "$results/model-made-up-bf16.json"
+part made-up-f16 60 "$packed/agree" --element f16 --json "$results/model-made-up-f16.json"
+for model in "$@"; do
+    name=$(basename "$model" .gguf)
+    part "$name" 90 "$packed/agree" --model "$model" --json "$results/model-$name.json"
+done
+if python3 -c 'import torch' 2>/dev/null; then
+    part peers 90 python3 "$packed/peers.py" "$results/kernels.json" "$results/peers.json"
+fi
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck initcheck; do
+        part "$tool" "${SANITIZER_SECONDS:-100}" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "$packed/agreement" --gpu --small &
+    done
+    wait
+fi
+python3 "$packed/merge.py" "$packed" "$results"
+exit "$failed"
