@@ -9,5 +9,7 @@ mod launch;
 pub use element::Element;
 pub use launch::{Argument, DevicePointer, Launch};
 
-pub use crate::ops::attention::cuda::{AttentionTask, decode_attention, decode_scratch_bytes};
+pub use crate::ops::attention::cuda::{
+    AttentionTask, decode_attention, decode_scratch_bytes, prefill_attention,
+};
 pub use crate::ops::gate::cuda::{GateTask, gate};
