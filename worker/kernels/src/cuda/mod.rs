@@ -27,7 +27,9 @@ pub use graph::Graph;
 pub use launch::{Argument, DevicePointer, Launch};
 pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
 
-pub use crate::ops::attention::cuda::{AttentionTask, decode_attention, decode_scratch_bytes};
+pub use crate::ops::attention::cuda::{
+    AttentionTask, decode_attention, decode_scratch_bytes, prefill_attention,
+};
 pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};
 pub use crate::ops::logits::cuda::{ArgmaxTask, CapLogitsTask, argmax, cap_logits};

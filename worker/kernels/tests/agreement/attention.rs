@@ -2,6 +2,7 @@
 
 use naru_kernels::cuda::{
     AttentionTask, DevicePointer, Element, Launch, decode_attention, decode_scratch_bytes,
+    prefill_attention,
 };
 use naru_kernels::{AttentionShape, KV_BLOCK_TOKENS, ShapeError};
 
@@ -14,6 +15,7 @@ const OP: &str = "attention";
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Decode,
+    Prefill,
 }
 
 /// A batch and how it is attended.
@@ -38,6 +40,7 @@ const DECODE: Case = Case {
     loudness: 1.0,
     spans: &[(0, 1)],
 };
+const PREFILL: Case = Case { way: Way::Prefill, heads: [2, 2, 64], ..DECODE };
 /// Lengths 1, 15, 16, 17, 33 and 257, and padding between.
 const MANY: &[(usize, usize)] = &[(0, 1), (14, 1), (15, 1), (0, 0), (16, 1), (32, 1), (256, 1)];
 /// Scores of some hundreds: most weights are 0, and their powers overflow if taken as they are.
@@ -63,6 +66,22 @@ const CASES: &[Case] = &[
     Case { softcap: Some(2.0), spans: &[(300, 1), (40, 1)], ..DECODE },
     Case { loudness: LOUD, spans: &[(600, 1), (0, 1), (40, 1)], ..DECODE },
     Case { loudness: LOUD, softcap: Some(50.0), spans: &[(40, 1)], ..DECODE },
+    Case { spans: &[(0, 1), (0, 15), (0, 16), (0, 0), (0, 17), (0, 33)], ..PREFILL },
+    Case { heads: [1, 1, 64], spans: &[(0, 257)], ..PREFILL },
+    Case { heads: [4, 1, 128], spans: &[(0, 70)], ..PREFILL },
+    Case { heads: [8, 1, 64], spans: &[(3, 9)], ..PREFILL },
+    Case { heads: [1, 1, 16], spans: &[(5, 20)], ..PREFILL },
+    Case { heads: [1, 1, 80], spans: &[(0, 65)], ..PREFILL },
+    Case { heads: [1, 1, 96], spans: &[(33, 40)], ..PREFILL },
+    Case { heads: [1, 1, 256], spans: &[(20, 70)], ..PREFILL },
+    // In the middle of a sequence.
+    Case { heads: [1, 1, 64], spans: &[(957, 40), (64, 64), (63, 130), (200, 1)], ..PREFILL },
+    Case { heads: [1, 1, 128], window: Some(1), spans: &[(0, 20), (60, 10)], ..PREFILL },
+    Case { window: Some(24), spans: &[(0, 24), (0, 12), (77, 100)], ..PREFILL },
+    Case { heads: [1, 1, 64], window: Some(100), spans: &[(0, 230)], ..PREFILL },
+    Case { softcap: Some(2.0), spans: &[(10, 60)], ..PREFILL },
+    Case { loudness: LOUD, spans: &[(0, 100)], ..PREFILL },
+    Case { loudness: LOUD, softcap: Some(50.0), spans: &[(100, 30)], ..PREFILL },
 ];
 
 pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
@@ -249,15 +268,18 @@ impl Batch {
 fn launches(way: Way, task: &AttentionTask<'_>) -> Result<Vec<Launch>, ShapeError> {
     match way {
         Way::Decode => decode_attention(task),
+        Way::Prefill => Ok(vec![prefill_attention(task)?]),
     }
 }
 
 /// Sequences and keys of each, and how many of the last are queries.
-const TIMED: [(Way, usize, usize); 4] = [
+const TIMED: [(Way, usize, usize); 6] = [
     (Way::Decode, 1, 32 << 10),
     (Way::Decode, 8, 8 << 10),
     (Way::Decode, 64, 4 << 10),
     (Way::Decode, 128, 1 << 10),
+    (Way::Prefill, 1, 8 << 10),
+    (Way::Prefill, 4, 2 << 10),
 ];
 
 pub fn time(machine: &mut dyn Machine, report: &mut Report) {
@@ -281,6 +303,7 @@ fn one_time(
     let element = Element::Bf16;
     let tokens = match way {
         Way::Decode => 1,
+        Way::Prefill => keys,
     };
     let position = keys - tokens;
     let query_values = count * tokens * shape.heads * shape.head_dim;

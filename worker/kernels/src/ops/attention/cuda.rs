@@ -1,5 +1,7 @@
 //! [`attention`](super::attention) on a CUDA device.
 
+use std::f64::consts::LOG2_E;
+
 use super::{AttentionShape, KV_BLOCK_TOKENS};
 use crate::cuda::{Argument, DevicePointer, Element, Launch};
 use crate::shape::{self, ShapeError};
@@ -11,6 +13,7 @@ const HEAD_DIM_STEP: usize = 16;
 const TILE_HEADS: usize = 16;
 const DECODE_THREADS: u32 = 128;
 const COMBINE_THREADS: u32 = 256;
+const PREFILL_THREADS: u32 = 128;
 /// Blocks of decoding that a large device has room for at once: 132 multiprocessors with two each.
 const DECODE_BLOCKS: usize = 264;
 /// Keys in a split: not fewer, as the kernel knows too, for each costs a pass over its result; nor
@@ -23,7 +26,7 @@ const SPLIT_KEYS_MAX: usize = 8192;
 pub struct AttentionTask<'a> {
     /// What queries, keys, values and output are.
     pub element: Element,
-    /// The heads; their size is a multiple of 16 of at most 256.
+    /// The heads; their size is a multiple of 16 of at most 256, the scale above 0.
     pub shape: &'a AttentionShape,
     /// `[rows, heads, head_dim]`.
     pub queries: DevicePointer,
@@ -90,6 +93,29 @@ pub fn decode_attention(task: &AttentionTask<'_>) -> Result<Vec<Launch>, ShapeEr
     Ok(vec![part, combine])
 }
 
+/// The launch of attention for spans of any number of tokens. Errors: the heads do not fit, or a
+/// size is beyond a grid.
+pub fn prefill_attention(task: &AttentionTask<'_>) -> Result<Launch, ShapeError> {
+    let heads = Heads::of(task.shape)?;
+    // Dimensions, rows and keys of a tile, as the kernel has them.
+    let (by_size, dim, rows, keys) = match task.shape.head_dim {
+        ..=64 => (("attention_prefill_64_bf16", "attention_prefill_64_f16"), 64, 128, 64),
+        65..=128 => (("attention_prefill_128_bf16", "attention_prefill_128_f16"), 128, 128, 48),
+        _ => (("attention_prefill_256_bf16", "attention_prefill_256_f16"), 256, 64, 32),
+    };
+    let tiles = shape::to_u32(OP, "rows", task.rows_max)?.div_ceil(rows);
+    let grid_heads = shape::grid_rows(OP, "query heads", task.shape.heads)?;
+    Ok(Launch {
+        op: OP,
+        kernel: task.element.pick(by_size.0, by_size.1),
+        grid: [tiles, grid_heads, shape::grid_rows(OP, "spans", task.count)?],
+        block: [PREFILL_THREADS, 1, 1],
+        // The queries, and keys and values twice: one tile is copied while another is used.
+        shared_bytes: (rows + 4 * keys) * dim * Element::BYTES as u32,
+        arguments: arguments(task, &heads, &[]),
+    })
+}
+
 /// Bytes of scratch that [`decode_attention`] of so many spans needs; 0 if it needs none.
 pub fn decode_scratch_bytes(count: usize, shape: &AttentionShape, keys_max: usize) -> usize {
     let splits = decode_splits(count, shape, keys_max);
@@ -130,8 +156,10 @@ impl Heads {
             heads: shape::to_u32(OP, "query heads", shape.heads)?,
             kv_heads: shape::to_u32(OP, "key-value heads", shape.kv_heads)?,
             head_dim: shape::to_u32(OP, "head size", shape.head_dim)?,
-            // A kernel takes no window as 0; one beyond its numbers is as none.
-            window: shape.window.map_or(0, |window| u32::try_from(window).unwrap_or(0)),
+            // A kernel takes no window as 0, and one beyond all positions is as none.
+            window: shape
+                .window
+                .map_or(0, |window| i32::try_from(window).map_or(0, i32::cast_unsigned)),
         })
     }
 }
@@ -143,7 +171,14 @@ fn arguments(task: &AttentionTask<'_>, heads: &Heads, own: &[Argument]) -> Vec<A
     arguments.extend_from_slice(own);
     let sizes = [heads.heads, heads.kv_heads, heads.head_dim, heads.window];
     arguments.extend(sizes.map(Argument::from));
-    arguments.push(task.shape.scale.into());
-    arguments.push(task.shape.softcap.unwrap_or(0.0).into());
+    arguments.extend(scores(task.shape).map(Argument::from));
     arguments
+}
+
+/// The scale and the cap of scores as exponents of 2; with a cap the scale is of an exponent that
+/// tanh is made from.
+fn scores(shape: &AttentionShape) -> [f32; 2] {
+    let scale = f64::from(shape.scale) * LOG2_E;
+    let Some(cap) = shape.softcap.map(f64::from) else { return [scale as f32, 0.0] };
+    [(2.0 * scale / cap) as f32, (cap * LOG2_E) as f32]
 }

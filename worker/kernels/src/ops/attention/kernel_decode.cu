@@ -4,17 +4,17 @@
 // T; spans u32 [count, 4] of {first row, tokens (0 or 1), position, first table}; tables u32.
 // A grid of (splits, kv_heads * ceil(group / 16), count) blocks of 4 warps, where `group` is heads
 // / kv_heads; then, if there is more than one split, (heads, count) blocks of 256 threads that
-// combine. Scratch: f32 [count, heads, splits, head_dim] of sums, then f32 [count, heads, splits, 2]
-// of the greatest score and the total weight.
+// combine. Scratch: sums, f32 [count, heads, splits, head_dim], then the greatest score and the
+// total weight, f32 [count, heads, splits, 2].
 //
 // A block takes up to 16 heads that share a key-value head over a part of the keys, so that these
-// are read once. Each of its warps takes every fourth page of 16 keys, [16 heads, 16 keys] at a time
+// are read once. Each of its warps takes every fourth page of 16 keys, [16 heads, 16 keys] a time
 // on tensor cores. The order in which a product sums over a head's values, and which columns a tile
 // of the output has, are free: they are chosen such that keys and values come from memory into
 // fragments by loads of 16 bytes, without shared memory and without shuffles. How a span's keys are
 // split depends on its own length alone; the launch says only how many splits there may be.
-// Bytes: 2 * keys * kv_heads * head_dim * sizeof(T); FLOP: 4 * keys * heads * head_dim, of which
-// tensor cores do 16 / group times as many. Sources: FlashAttention-2 (2023); Flash-Decoding (2023).
+// Bytes: 2 * keys * kv_heads * head_dim * sizeof(T); FLOP: 4 * keys * heads * head_dim, and tensor
+// cores do 16 / group times as many. Sources: FlashAttention-2 (2023), Flash-Decoding (2023).
 #include "softmax.cuh"
 
 namespace naru {
@@ -44,7 +44,7 @@ __device__ __forceinline__ Part part_of(Span span, unsigned window, unsigned spl
 }
 
 // A lane's part of a tile's products over keys so far. Heads `lane / 4` and `lane / 4 + 8` are its
-// rows; `values[8 * c + j][2 * r + i]` belongs to row r and dimension 64 c + 16 (lane % 4) + 8 i + j.
+// rows; `values[8 c + j][2 r + i]` is of row r and dimension 64 c + 16 (lane % 4) + 8 i + j.
 template <unsigned kDim>
 struct Running {
   float values[kDim / 8][4];
@@ -154,18 +154,19 @@ __device__ __forceinline__ void weigh(unsigned (&weights)[4], Running<kDim>& run
                                       float (&scores)[2][4], const Scorer& scorer,
                                       const Part& part, unsigned page) {
   const unsigned lane = threadIdx.x % kWarp;
-  float most[2] = {running.most[0], running.most[1]};
+  const float factor = scorer.factor();
+  float most[2] = {minus_infinity(), minus_infinity()};
 #pragma unroll
   for (unsigned i = 0; i < 8; i++) {
     const unsigned key = page * kPageTokens + i / 4 * 8 + fragment_c_column(lane, i % 4);
     float& score = scores[i / 4][i % 4];
-    score = part.has(key) ? scorer(score) : minus_infinity();
+    if (scorer.is_capped()) score = scorer.capped(score);
+    if (!part.has(key)) score = minus_infinity();
     most[i % 4 / 2] = fmaxf(most[i % 4 / 2], score);
   }
 #pragma unroll
   for (unsigned r = 0; r < 2; r++) {
-    most[r] = fmaxf(most[r], __shfl_xor_sync(kAllLanes, most[r], 1));
-    most[r] = fmaxf(most[r], __shfl_xor_sync(kAllLanes, most[r], 2));
+    most[r] = fmaxf(running.most[r], quad_max(most[r]) * factor);
     const float shrink = exp2_approximate(running.most[r] - most[r]);
     running.most[r] = most[r];
     running.total[r] *= shrink;
@@ -176,14 +177,12 @@ __device__ __forceinline__ void weigh(unsigned (&weights)[4], Running<kDim>& run
     }
   }
 #pragma unroll
-  for (unsigned half = 0; half < 2; half++) {
-#pragma unroll
-    for (unsigned r = 0; r < 2; r++) {
-      const float first = exp2_approximate(scores[half][2 * r] - most[r]);
-      const float second = exp2_approximate(scores[half][2 * r + 1] - most[r]);
-      running.total[r] += first + second;
-      weights[half * 2 + r] = pack(from_float<T>(first), from_float<T>(second));
-    }
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned half = i / 2, r = i % 2;
+    const float first = exp2_approximate(fmaf(scores[half][2 * r], factor, -most[r]));
+    const float second = exp2_approximate(fmaf(scores[half][2 * r + 1], factor, -most[r]));
+    running.total[r] += first + second;
+    weights[i] = pack(from_float<T>(first), from_float<T>(second));
   }
 }
 
@@ -310,7 +309,7 @@ __device__ __forceinline__ void decode(const T* queries, const T* keys, const T*
                                        const unsigned* spans, const unsigned* tables,
                                        float* scratch, unsigned heads, unsigned kv_heads,
                                        unsigned head_dim, unsigned window, float scale,
-                                       float softcap) {
+                                       float cap) {
   __shared__ uint4 tile[kDim / 16 * kWarp];
   __shared__ float merged[kDecodeWarps / 2][kDim / 2 + 4][kWarp];
   const unsigned splits = gridDim.x, split = blockIdx.x, count = gridDim.z, which = blockIdx.z;
@@ -331,12 +330,9 @@ __device__ __forceinline__ void decode(const T* queries, const T* keys, const T*
   const Paged<T> all_keys(keys, kv_heads, kv_head, head_dim);
   const Paged<T> all_values(values, kv_heads, kv_head, head_dim);
   attend<T, kDim>(running, tile, all_keys, all_values, tables + span.first_table, part,
-                  Scorer(scale, softcap));
+                  Scorer{scale, cap});
 #pragma unroll
-  for (unsigned r = 0; r < 2; r++) {
-    running.total[r] += __shfl_xor_sync(kAllLanes, running.total[r], 1);
-    running.total[r] += __shfl_xor_sync(kAllLanes, running.total[r], 2);
-  }
+  for (unsigned r = 0; r < 2; r++) running.total[r] = quad_sum(running.total[r]);
   merge_warps<kDim>(running, merged);
   if (threadIdx.x >= kWarp) return;
 #pragma unroll
@@ -416,9 +412,9 @@ __device__ __forceinline__ void combine(const float* scratch, T* out, const unsi
   extern "C" __global__ void __launch_bounds__(naru::kDecodeWarps * naru::kWarp)               \
       name(const naru::T* queries, const naru::T* keys, const naru::T* values, naru::T* out,   \
            const unsigned* spans, const unsigned* tables, float* scratch, unsigned heads,      \
-           unsigned kv_heads, unsigned head_dim, unsigned window, float scale, float softcap) { \
+           unsigned kv_heads, unsigned head_dim, unsigned window, float scale, float cap) {     \
     naru::decode<naru::T, dim>(queries, keys, values, out, spans, tables, scratch, heads,      \
-                               kv_heads, head_dim, window, scale, softcap);                    \
+                               kv_heads, head_dim, window, scale, cap);                    \
   }                                                                                            \
   NARU_KERNEL(name)
 

@@ -37,24 +37,29 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
 
-// From products of queries and keys to exponents of 2.
-class Scorer {
- public:
-  // No cap if `softcap` is 0. tanh x = 1 - 2 / (e^2x + 1), whose error is absolute, in units of the
-  // cap; that is what counts in an exponent.
-  __device__ Scorer(float scale, float softcap)
-      : factor_(softcap > 0.0f ? 2.0f * kLog2E * scale / softcap : kLog2E * scale),
-        cap_(softcap * kLog2E) {}
+// Over the four lanes that hold a row of a fragment of C, in each of them.
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
 
-  __device__ __forceinline__ float operator()(float dot) const {
-    const float scaled = dot * factor_;
-    if (cap_ == 0.0f) return scaled;
-    return cap_ - __fdividef(2.0f * cap_, exp2_approximate(scaled) + 1.0f);
+// From products of queries and keys to exponents of 2. Without a cap that is `scale` times the
+// product. With one it is cap * tanh x, where `scale` times the product is 2 x / ln 2; tanh x = 1 -
+// 2 / (e^2x + 1), whose error is absolute, in units of the cap; that is what counts in an exponent.
+struct Scorer {
+  // The cap is in the unit of exponents of 2; 0 is none.
+  float scale, cap;
+
+  __device__ __forceinline__ bool is_capped() const { return cap > 0.0f; }
+  // What is left to multiply with, once products are capped where there is a cap; above 0.
+  __device__ __forceinline__ float factor() const { return is_capped() ? 1.0f : scale; }
+  __device__ __forceinline__ float capped(float product) const {
+    return cap - __fdividef(2.0f * cap, exp2_approximate(product * scale) + 1.0f);
   }
-
- private:
-  static constexpr float kLog2E = 1.44269504088896341f;
-  float factor_, cap_;
 };
 
 // The keys or the values of one head in a layer's blocks, [blocks, kv_heads, 16, head_dim].
