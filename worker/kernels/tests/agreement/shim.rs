@@ -6,6 +6,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 
 use libloading::{Library, Symbol};
 use naru_kernels::cuda::{Device, DevicePointer, GpuError, Launch};
@@ -16,6 +17,8 @@ type ShimLaunch =
 /// What it is called.
 pub const NAME: &str = "host shim";
 
+/// The fibers of the library are one for all threads.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Bytes after which nothing may be touched begin at a multiple of this.
 const PAGE_BYTES: usize = 4096;
 
@@ -95,6 +98,7 @@ impl Shim {
         let function: Symbol<'_, ShimLaunch> =
             unsafe { self.library.get(name.as_bytes()) }.map_err(|error| error.to_string())?;
         let mut arguments = launch.argument_pointers();
+        let _one = ONE_AT_A_TIME.lock();
         // SAFETY: the arguments are of the kernel's types, which the launch's tests hold.
         let error = unsafe {
             function(

@@ -13,8 +13,6 @@ use crate::weights::{MappedMatrix, WeightError};
 
 /// Bytes that are laid out while as many are copied: enough to hide what a copy costs to begin.
 const PIECE_BYTES: usize = 16 << 20;
-/// Rows that one thread lays out at a time.
-const TASK_BYTES: usize = 256 << 10;
 
 /// The matrices of one projection, each with its own format, whose outputs follow one another.
 pub(super) type DeviceWeight = Vec<DeviceMatrix>;
@@ -82,12 +80,10 @@ impl<'a> DeviceStore<'a> {
         row_bytes: usize,
         out: &mut [u8],
     ) -> Result<(), ShapeError> {
-        let rows_of_task = (TASK_BYTES / row_bytes.max(1)).max(1);
         let refused = Mutex::new(Ok(()));
-        self.pool.run_rows(out, rows_of_task * row_bytes, &|task, out| {
-            let first = rows.start + task * rows_of_task;
-            let last = first + out.len() / row_bytes;
-            let done = view.slice_rows(first..last).and_then(|part| lay_out(&part, out));
+        self.pool.run_rows(out, row_bytes, &|row, out| {
+            let row = rows.start + row;
+            let done = view.slice_rows(row..row + 1).and_then(|part| lay_out(&part, out));
             if done.is_err() {
                 *refused.lock().unwrap_or_else(|broken| broken.into_inner()) = done;
             }
