@@ -1,22 +1,23 @@
-// Sampling: a token of each row of logits, after bias, penalties, masks, temperature, min_p, top_k and
-// top_p, in this order; and log-probabilities of the row as it was.
+// Sampling: a token of each row of logits, after bias, penalties, masks, temperature, min_p, top_k
+// and top_p, in this order; and log-probabilities of the row as it was.
 //
-// logits [rows, vocabulary] in f32; one block of threads per row. Parameters [rows]; changes
-// [anywhere], of which a row names a stretch whose tokens all differ; saved [changes] is memory to
-// work in. tokens, logprobs [rows]; top_tokens, top_logprobs [rows, kTop].
+// logits [rows, vocabulary] in f32; one block of threads per row. Parameters [rows]; changes, of
+// which each row names a stretch whose tokens all differ; saved, a float for each change, is memory
+// to work in. tokens, logprobs [rows]; top_tokens, top_logprobs [rows, kTop].
 //
 // Nothing is sorted. Tokens are put in order by a code, the likelier and of equals the lower id
 // first, and everything is one question: which is the last token of the fewest, in this order, that
 // measure at least so much together? top_k asks it with a measure of 1, top_p with weights, and the
 // draw with weights and a random amount. The answer is found 11 bits of the code at a time, from a
-// histogram of measures. Weights are whole numbers, so sums do not depend on the order of additions:
-// a row gives the same token whatever the threads do.
+// histogram of measures. Weights are whole numbers, so sums do not depend on the order of
+// additions: a row gives the same token whatever the threads do.
+//
 // A row is read once for its maximum, once to measure how far down the answer must lie (a survey),
-// once to gather the tokens down to there; the rest concerns these few alone. Only if they are
+// and once to gather the tokens down to there; the rest concerns these few alone. Only if they are
 // too many is the row read again for every 11 bits.
-// Bytes: 3 * 4 a logit at least, mostly from L2. Limited by instructions: about 30 a logit.
-// Source of the maths: naru's engine, sampling; radix selection: Alabi et al., "Fast k-Selection
-// Algorithms for Graphics Processing Units" (2012).
+// Bytes: 3 * 4 a logit at least, mostly from L2. Limited by instructions: about 40 a logit.
+// Source of radix selection: Alabi et al., "Fast k-Selection Algorithms for Graphics Processing
+// Units" (2012).
 #include "../logits/row.cuh"
 
 namespace naru {
