@@ -88,34 +88,8 @@ fn one(
     if let Err(error) = machine.launch(&launch) {
         return report.fail("rope", case, error);
     }
-    // What was not written is NaN.
-    let unwritten = Strayed { exact: f64::NAN, error: 0.0 };
-    let mut keys = vec![unwritten; cached];
-    let (mut queries, mut values) = (Vec::new(), keys.clone());
-    for row in 0..rows {
-        let turns = &table[positions[row] as usize * rotary_dim..][..rotary_dim];
-        for head in 0..all_heads {
-            let x = &input[(row * all_heads + head) * head_dim..][..head_dim];
-            let x: Vec<_> = x.iter().copied().map(Strayed::exact).collect();
-            let norm = if head < heads { &query_norm } else { &key_norm };
-            let turned = || {
-                let x = norm.as_ref().map_or(x.clone(), |norm| norm.apply(&x));
-                rotate(x, turns, pairs)
-            };
-            if head < heads {
-                queries.extend(turned());
-            } else if slots[row] != NO_SLOT {
-                let (block, place) = (slots[row] as usize / 16, slots[row] as usize % 16);
-                let first =
-                    ((block * kv_heads + (head - heads) % kv_heads) * 16 + place) * head_dim;
-                if head < heads + kv_heads {
-                    keys[first..][..head_dim].copy_from_slice(&turned());
-                } else {
-                    values[first..][..head_dim].copy_from_slice(&x);
-                }
-            }
-        }
-    }
+    let host = Host { input, positions, slots, table, query_norm, key_norm };
+    let [queries, keys, values] = host.reference(&task);
     let mut compare = |what, from, expected: &[Strayed]| {
         let found = download(machine, element, from, expected.len());
         let exact: Vec<f64> = expected.iter().map(|x| held(element, x.exact)).collect();
@@ -125,6 +99,57 @@ fn one(
     compare("queries", task.queries, &queries);
     compare("keys", task.keys, &keys);
     compare("values", task.values, &values);
+}
+
+/// The numbers of a task, here.
+struct Host {
+    input: Vec<f32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    table: Vec<f32>,
+    query_norm: Option<HostNorm>,
+    key_norm: Option<HostNorm>,
+}
+
+impl Host {
+    /// Queries, keys and values.
+    fn reference(&self, task: &RopeKvTask) -> [Vec<Strayed>; 3] {
+        let RopeKvTask { rows, heads, kv_heads, head_dim, .. } = *task;
+        let (rotary_dim, pairs) =
+            task.rope.map_or((0, RopePairs::Halves), |rope| (rope.rotary_dim, rope.pairs));
+        let all_heads = heads + 2 * kv_heads;
+        let cached = BLOCKS * kv_heads * KV_BLOCK_TOKENS * head_dim;
+        // What was not written is NaN.
+        let unwritten = Strayed { exact: f64::NAN, error: 0.0 };
+        let mut keys = vec![unwritten; cached];
+        let (mut queries, mut values) = (Vec::new(), keys.clone());
+        for row in 0..rows {
+            let turns = &self.table[self.positions[row] as usize * rotary_dim..][..rotary_dim];
+            for head in 0..all_heads {
+                let x = &self.input[(row * all_heads + head) * head_dim..][..head_dim];
+                let x: Vec<_> = x.iter().copied().map(Strayed::exact).collect();
+                let norm = if head < heads { &self.query_norm } else { &self.key_norm };
+                let turned = || {
+                    let x = norm.as_ref().map_or(x.clone(), |norm| norm.apply(&x));
+                    rotate(x, turns, pairs)
+                };
+                if head < heads {
+                    queries.extend(turned());
+                } else if self.slots[row] != NO_SLOT {
+                    let (block, place) =
+                        (self.slots[row] as usize / 16, self.slots[row] as usize % 16);
+                    let first =
+                        ((block * kv_heads + (head - heads) % kv_heads) * 16 + place) * head_dim;
+                    if head < heads + kv_heads {
+                        keys[first..][..head_dim].copy_from_slice(&turned());
+                    } else {
+                        values[first..][..head_dim].copy_from_slice(&x);
+                    }
+                }
+            }
+        }
+        [queries, keys, values]
+    }
 }
 
 /// Two products and a sum, each rounded.

@@ -1,9 +1,10 @@
 // Logits [rows, vocabulary] in f32, row-major.
 //
-// cap_logits: x = cap * tanh(multiplier * x / cap), or multiplier * x without a cap; in place. A grid
-// of (ceil(vocabulary / 1024), rows) blocks of 256 threads, four values each. Bytes: 8 a value.
-// argmax: tokens[row] = the first of the greatest; no NaN and no minus infinity; kNoToken if there is
-// nothing else. A block of 1024 threads per row. Bytes: 4 a value, from L2 where the head left them.
+// cap_logits: x = cap * tanh(multiplier * x / cap), or multiplier * x without a cap; in place. A
+// grid of (ceil(vocabulary / 1024), rows) blocks of 256 threads, four values each. Bytes: 8 each.
+// argmax: tokens[row] = the first of the greatest; no NaN and no minus infinity; kNoToken if there
+// is nothing else. A block of at most 1024 threads per row. Bytes: 4 a value, from L2 where the
+// head left them there.
 #include "row.cuh"
 
 extern "C" __global__ void cap_logits(float* logits, unsigned vocabulary, float multiplier,

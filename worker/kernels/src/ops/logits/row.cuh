@@ -47,11 +47,13 @@ struct Row {
 // The likeliest token, of equals the first: its key in the upper half, the inverse of its id in the
 // lower. The same in every thread of a block of whole warps; `scratch` has room for 32 values.
 __device__ __forceinline__ u64 likeliest(const Row& row, u64* scratch) {
-  u64 best = 0;
+  float most = -infinity();
+  unsigned first = 0;
   row.for_each([&](unsigned token, float logit) {
-    const u64 one = static_cast<u64>(key_of(logit)) << 32 | ~token;
-    best = one > best ? one : best;
+    // A thread's tokens ascend, so the first of equals stays.
+    if (logit > most) most = logit, first = token;
   });
+  u64 best = static_cast<u64>(key_of(most)) << 32 | ~first;
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   for (unsigned round = 0; round < 2; round++) {
     for (unsigned step = kWarp / 2; step > 0; step /= 2) {

@@ -42,9 +42,10 @@ impl DeviceNorm {
     }
 }
 
-/// Whether a kernel may read eight values at once at each of these places.
-pub(crate) fn are_aligned(places: &[DevicePointer]) -> bool {
-    places.iter().all(|place| place.0.is_multiple_of(ALIGNMENT))
+/// Whether a kernel may read eight values at once at each of these places, and of these norms.
+pub(crate) fn are_aligned(places: &[DevicePointer], norms: [Option<DeviceNorm>; 2]) -> bool {
+    let of_norms = norms.into_iter().flatten().flat_map(|norm| [norm.weight, norm.bias]);
+    places.iter().copied().chain(of_norms).all(|place| place.0.is_multiple_of(ALIGNMENT))
 }
 
 /// The rows of a residual norm: `stream += factor * post(block)`, then `output = pre(stream)`.
@@ -77,15 +78,16 @@ pub struct ResidualNormTask {
 pub fn residual_norm(task: &ResidualNormTask) -> Result<Launch, ShapeError> {
     let rows = shape::to_u32(OP, "rows", task.rows)?;
     let narrow = THREADS_MAX * VECTOR;
-    shape::at_most(OP, "width", 4 * narrow, task.width)?;
+    shape::at_most(OP, "width", 2 * narrow, task.width)?;
     let (vectors, kernel) = if task.width <= narrow {
         (1, task.element.pick("residual_norm_bf16_1", "residual_norm_f16_1"))
     } else {
-        (4, task.element.pick("residual_norm_bf16_4", "residual_norm_f16_4"))
+        (2, task.element.pick("residual_norm_bf16_2", "residual_norm_f16_2"))
     };
     let threads = task.width.div_ceil(vectors * VECTOR).next_multiple_of(32);
     let places = [task.stream, task.block, task.output];
-    let is_vector = task.width.is_multiple_of(VECTOR) && are_aligned(&places);
+    let is_vector =
+        task.width.is_multiple_of(VECTOR) && are_aligned(&places, [task.post, task.pre]);
     let mut arguments = vec![
         task.stream.into(),
         task.block.into(),

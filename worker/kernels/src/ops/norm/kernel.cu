@@ -73,7 +73,19 @@ struct Columns {
     sum = 0.0f;
     for_each<kCount>([&](unsigned i) { sum += (x[i] - mean) * (x[i] - mean); });
     const float scale = rsqrtf(block_sum(sum, scratch) / width + norm.epsilon);
-    for_each<kCount>([&](unsigned i) { x[i] = norm.apply(x[i], mean, scale, at(i)); });
+#pragma unroll
+    for (unsigned i = 0; i < kCount; i += kVector) {
+      float own[kVector] = {};
+      load_eight(own, norm.weight, i);
+#pragma unroll
+      for (unsigned j = 0; j < kVector; j++) {
+        x[i + j] = (x[i + j] - mean) * scale * norm.factor(own[j]);
+      }
+      if (norm.bias == nullptr) continue;
+      load_eight(own, norm.bias, i);
+#pragma unroll
+      for (unsigned j = 0; j < kVector; j++) x[i + j] += own[j];
+    }
   }
 };
 
@@ -124,6 +136,6 @@ __device__ __forceinline__ void residual_norm(float* stream, const T* block, con
   NARU_KERNEL(residual_norm_##T##_##kVectors)
 
 RESIDUAL_NORM(bf16, 1)
-RESIDUAL_NORM(bf16, 4)
+RESIDUAL_NORM(bf16, 2)
 RESIDUAL_NORM(f16, 1)
-RESIDUAL_NORM(f16, 4)
+RESIDUAL_NORM(f16, 2)

@@ -16,11 +16,9 @@ struct Norm {
 
   __device__ __forceinline__ bool is_there() const { return kind != kNone; }
 
-  // What x becomes, the value of weight and bias `i`; `scale` is one over the root of the mean.
-  __device__ __forceinline__ float apply(float x, float mean, float scale, unsigned i) const {
-    const float factor = kind == kRmsPlusOne ? 1.0f + weight[i] : weight[i];
-    const float normal = (x - mean) * scale * factor;
-    return bias == nullptr ? normal : normal + bias[i];
+  // What values are multiplied by for their weight as it is stored.
+  __device__ __forceinline__ float factor(float stored) const {
+    return kind == kRmsPlusOne ? 1.0f + stored : stored;
   }
 };
 

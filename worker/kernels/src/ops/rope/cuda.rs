@@ -69,7 +69,7 @@ pub fn rope_kv(task: &RopeKvTask) -> Result<Launch, ShapeError> {
     let places = [task.input, task.queries, task.keys, task.values];
     let is_vector = task.head_dim.is_multiple_of(2 * PAIRS)
         && half.is_multiple_of(PAIRS)
-        && are_aligned(&places);
+        && are_aligned(&places, [task.query_norm, task.key_norm]);
     let is_halves = task.rope.is_some_and(|rope| rope.pairs == RopePairs::Halves);
     let sizes = [task.rows, task.heads, task.kv_heads, task.head_dim, half];
     let mut arguments = vec![

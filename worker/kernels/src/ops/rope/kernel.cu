@@ -1,9 +1,9 @@
-// Rope and the KV cache: parts a token's stacked queries, keys and values; norms the heads of queries
-// and keys; rotates them; and writes keys and values to their slots.
+// Rope and the KV cache: parts a token's stacked queries, keys and values; norms the heads of
+// queries and keys; rotates them; and writes keys and values to their slots.
 //
 // in [rows, heads + 2 * kv_heads, head_dim]; queries [rows, heads, head_dim]; keys and values
-// [blocks, kv_heads, 16, head_dim]; all of T. table [positions, half] pairs (cos, sin) in f32, where
-// half pairs of a head are rotated. slots [rows]: block * 16 + place, or kNoSlot.
+// [blocks, kv_heads, 16, head_dim]; all of T. table [positions, half] pairs (cos, sin) in f32,
+// where half pairs of a head are rotated. slots [rows]: block * 16 + place, or kNoSlot.
 // Blocks of 256 threads; `lanes` threads, a power of two, have a head: 8 pairs of values each.
 // Bytes: rows * (heads + 2 * kv_heads) * head_dim * 4: bound by memory. FLOP: about 8 a value.
 // Source: RoFormer (2021) s. 3.4.
@@ -101,10 +101,14 @@ struct Pairs {
     }
     const float scale = rsqrtf(sum(squares) / shape.head_dim + norm.epsilon);
     if (!norm.is_there()) return;
+    float own[2 * kPairs];
+    load(own, norm.weight);
 #pragma unroll
-    for (unsigned i = 0; i < 2 * kPairs; i++) {
-      if (is_there(i)) x[i] = norm.apply(x[i], mean, scale, at(i));
-    }
+    for (unsigned i = 0; i < 2 * kPairs; i++) x[i] = (x[i] - mean) * scale * norm.factor(own[i]);
+    if (norm.bias == nullptr) return;
+    load(own, norm.bias);
+#pragma unroll
+    for (unsigned i = 0; i < 2 * kPairs; i++) x[i] += own[i];
   }
 
   // `row` of the table: that of the token's position.

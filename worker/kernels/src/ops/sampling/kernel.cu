@@ -1,22 +1,23 @@
-// Sampling: a token of each row of logits, after bias, penalties, masks, temperature, min_p, top_k and
-// top_p, in this order; and log-probabilities of the row as it was.
+// Sampling: a token of each row of logits, after bias, penalties, masks, temperature, min_p, top_k
+// and top_p, in this order; and log-probabilities of the row as it was.
 //
-// logits [rows, vocabulary] in f32; one block of threads per row. Parameters [rows]; changes
-// [anywhere], of which a row names a stretch whose tokens all differ; saved [changes] is memory to
-// work in. tokens, logprobs [rows]; top_tokens, top_logprobs [rows, kTop].
+// logits [rows, vocabulary] in f32; one block of threads per row. Parameters [rows]; changes, of
+// which each row names a stretch whose tokens all differ; saved, a float for each change, is memory
+// to work in. tokens, logprobs [rows]; top_tokens, top_logprobs [rows, kTop].
 //
 // Nothing is sorted. Tokens are put in order by a code, the likelier and of equals the lower id
 // first, and everything is one question: which is the last token of the fewest, in this order, that
 // measure at least so much together? top_k asks it with a measure of 1, top_p with weights, and the
 // draw with weights and a random amount. The answer is found 11 bits of the code at a time, from a
-// histogram of measures. Weights are whole numbers, so sums do not depend on the order of additions:
-// a row gives the same token whatever the threads do.
+// histogram of measures. Weights are whole numbers, so sums do not depend on the order of
+// additions: a row gives the same token whatever the threads do.
+//
 // A row is read once for its maximum, once to measure how far down the answer must lie (a survey),
-// once to gather the tokens down to there; the rest concerns these few alone. Only if they are
+// and once to gather the tokens down to there; the rest concerns these few alone. Only if they are
 // too many is the row read again for every 11 bits.
-// Bytes: 3 * 4 a logit at least, mostly from L2. Limited by instructions: about 30 a logit.
-// Source of the maths: naru's engine, sampling; radix selection: Alabi et al., "Fast k-Selection
-// Algorithms for Graphics Processing Units" (2012).
+// Bytes: 3 * 4 a logit at least, mostly from L2. Limited by instructions: about 40 a logit.
+// Source of radix selection: Alabi et al., "Fast k-Selection Algorithms for Graphics Processing
+// Units" (2012).
 #include "../logits/row.cuh"
 
 namespace naru {
@@ -136,8 +137,6 @@ struct Weigh {
 // What tokens measure together, by their distance from the likeliest, and all of them.
 struct Survey {
   u64 within[kDistances], all;
-  // The weight of all, whatever is measured.
-  u64 mass;
 };
 
 __device__ __forceinline__ u64 block_sum(u64 x, Shared& shared) {
@@ -158,8 +157,7 @@ __device__ __forceinline__ Survey survey(const Row& row, const Weigh& weigh, boo
   row.for_each([&](unsigned, float logit) {
     if (!(logit >= weigh.floor)) return;
     const float distance = weigh.distance(logit);
-    const u64 weight = weigh.weight(distance), measure = is_count ? 1 : weight;
-    of.mass += weight;
+    const u64 measure = is_count ? 1 : weigh.weight(distance);
     of.all += measure;
     if (distance > kFarthest) return;
 #pragma unroll
@@ -170,7 +168,6 @@ __device__ __forceinline__ Survey survey(const Row& row, const Weigh& weigh, boo
 #pragma unroll
   for (unsigned i = 0; i < kDistances; i++) of.within[i] = block_sum(of.within[i], shared);
   of.all = block_sum(of.all, shared);
-  of.mass = block_sum(of.mass, shared);
   return of;
 }
 
@@ -302,10 +299,10 @@ __device__ __forceinline__ unsigned choose(const Row& row, u64 best, const Param
   const auto drawn = [&](u64 mass) { return __umul64hi(mass, p.random << 11) + 1; };
   // What the first cut asks for.
   const u64 amount = has_top_k ? (p.top_k < of.all ? p.top_k : of.all)
-                     : has_top_p ? share(of.mass)
-                                 : drawn(of.mass);
+                     : has_top_p ? share(of.all)
+                                 : drawn(of.all);
   const Tokens tokens(row, weigh, of, amount, shared);
-  u64 last = kAll, mass = of.mass;
+  u64 last = kAll, mass = of.all;
   if (has_top_k) {
     last = tokens.cut(amount, last, true, shared);
     mass = tokens.mass(last, shared);
@@ -329,9 +326,10 @@ __device__ __forceinline__ Logprobs likeliest_logprobs(const Row& row, u64 best,
                                                        unsigned* tokens, float* logprobs,
                                                        Shared& shared) {
   const Weigh weigh(key_in(best), 1.0f, 0.0f);
-  const Survey of = survey(row, weigh, true, shared);
-  const Logprobs logprob = {weigh.max, logf(static_cast<float>(of.mass) / kWeightMax)};
+  const u64 mass = survey(row, weigh, false, shared).all;
+  const Logprobs logprob = {weigh.max, logf(static_cast<float>(mass) / kWeightMax)};
   if (count == 0) return logprob;
+  const Survey of = survey(row, weigh, true, shared);
   count = count < kTop ? count : kTop;
   const u64 amount = count < of.all ? count : of.all;
   if (threadIdx.x < kTop) {
@@ -359,6 +357,31 @@ __device__ __forceinline__ Logprobs likeliest_logprobs(const Row& row, u64 best,
   return logprob;
 }
 
+// What a row changes: where it lies, and in the end it is made again what it was.
+struct Changes {
+  const Change* changes;
+  float* saved;
+  unsigned first, end;
+
+  __device__ __forceinline__ void apply(const Row& row, const Parameters& parameters) const {
+    for (unsigned i = first + threadIdx.x; i < end; i += blockDim.x) {
+      const Change change = changes[i];
+      if (change.token >= row.count) continue;
+      saved[i] = row.logits[change.token];
+      row.logits[change.token] = change.apply(saved[i], parameters);
+    }
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ void undo(const Row& row) const {
+    __syncthreads();
+    for (unsigned i = first + threadIdx.x; i < end; i += blockDim.x) {
+      if (changes[i].token < row.count) row.logits[changes[i].token] = saved[i];
+    }
+    __syncthreads();
+  }
+};
+
 }  // namespace naru
 
 extern "C" __global__ void __launch_bounds__(1024)
@@ -370,29 +393,19 @@ extern "C" __global__ void __launch_bounds__(1024)
   const size_t index = blockIdx.x;
   const Row row = {logits + index * vocabulary, vocabulary};
   const Parameters p = parameters[index];
+  const Changes of_row = {changes, saved, p.first_change, p.end_change};
   u64 best = likeliest(row, shared.scratch);
   Logprobs logprob = {};
   if (p.logprobs > 0) {
     logprob = likeliest_logprobs(row, best, p.logprobs - 1, top_tokens + index * kTop,
                                  top_logprobs + index * kTop, shared);
   }
-  // The row is changed where it lies, and made again what it was.
-  const auto for_each_change = [&](auto each) {
-    for (unsigned i = p.first_change + threadIdx.x; i < p.end_change; i += blockDim.x) {
-      if (changes[i].token < vocabulary) each(saved[i], row.logits[changes[i].token], changes[i]);
-    }
-    __syncthreads();
-  };
   if (p.first_change < p.end_change) {
-    for_each_change([&](float& before, float& logit, const Change& change) {
-      before = logit;
-      logit = change.apply(logit, p);
-    });
+    of_row.apply(row, p);
     best = likeliest(row, shared.scratch);
   }
   const unsigned token = choose(row, best, p, shared);
-  __syncthreads();
-  for_each_change([&](float& before, float& logit, const Change&) { logit = before; });
+  of_row.undo(row);
   if (threadIdx.x != 0) return;
   tokens[index] = token;
   if (p.logprobs > 0) {
