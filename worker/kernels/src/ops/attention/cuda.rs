@@ -21,7 +21,8 @@ const DECODE_BLOCKS: usize = 264;
 const SPLIT_KEYS_MIN: usize = 256;
 const SPLIT_KEYS_MAX: usize = 8192;
 
-/// Queries of a batch over the paged keys and values of one layer.
+/// Queries of a batch over the paged keys and values of one layer. Every place but that of the
+/// tables is at a multiple of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionTask<'a> {
     /// What queries, keys, values and output are.
