@@ -308,17 +308,17 @@ fn one_time(
     let position = keys - tokens;
     let query_values = count * tokens * shape.heads * shape.head_dim;
     let kv_values = count * keys * shape.kv_heads * shape.head_dim;
-    let queries = machine.upload(&encode(element, &Random(1).normal(query_values, 1.0)));
-    let mut pages = || {
-        // The same numbers again and again, which takes no time to make.
-        let some = encode(element, &Random(2).normal(1 << 20, 1.0));
-        let bytes: Vec<u8> = some.into_iter().cycle().take(kv_values * Element::BYTES).collect();
-        machine.upload(&bytes)
+    // The same numbers again and again, which takes no time to make.
+    let mut upload = |values: usize, seed: u64| {
+        let bytes = values * Element::BYTES;
+        let some = encode(element, &Random(seed).normal(1 << 20, 1.0));
+        machine.upload(&some.repeat(bytes.div_ceil(some.len()))[..bytes])
     };
-    let (key_pages, value_pages) = (pages(), pages());
+    let queries = upload(query_values, 1);
+    let (key_pages, value_pages) = (upload(kv_values, 2), upload(kv_values, 3));
     let blocks = keys / KV_BLOCK_TOKENS;
     let mut tables: Vec<u32> = (0..(count * blocks) as u32).collect();
-    let mut random = Random(3);
+    let mut random = Random(4);
     for i in (1..tables.len()).rev() {
         tables.swap(i, random.below(i + 1));
     }

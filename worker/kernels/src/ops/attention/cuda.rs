@@ -21,7 +21,8 @@ const DECODE_BLOCKS: usize = 264;
 const SPLIT_KEYS_MIN: usize = 256;
 const SPLIT_KEYS_MAX: usize = 8192;
 
-/// Queries of a batch over the paged keys and values of one layer.
+/// Queries of a batch over the paged keys and values of one layer. Every place but that of the
+/// tables is at a multiple of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionTask<'a> {
     /// What queries, keys, values and output are.
@@ -181,4 +182,87 @@ fn scores(shape: &AttentionShape) -> [f32; 2] {
     let scale = f64::from(shape.scale) * LOG2_E;
     let Some(cap) = shape.softcap.map(f64::from) else { return [scale as f32, 0.0] };
     [(2.0 * scale / cap) as f32, (cap * LOG2_E) as f32]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: AttentionShape = AttentionShape {
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        scale: 0.125,
+        window: None,
+        softcap: None,
+    };
+
+    fn task(shape: &AttentionShape, count: usize, keys_max: usize) -> AttentionTask<'_> {
+        let nowhere = DevicePointer::NULL;
+        AttentionTask {
+            element: Element::F16,
+            shape,
+            queries: nowhere,
+            keys: nowhere,
+            values: nowhere,
+            output: nowhere,
+            spans: nowhere,
+            tables: nowhere,
+            count,
+            rows_max: 300,
+            keys_max,
+            scratch: nowhere,
+        }
+    }
+
+    #[test]
+    fn splits_fill_the_device_and_no_more() {
+        let window = AttentionShape { window: Some(1000), ..SHAPE };
+        for (shape, count, keys_max, splits) in [
+            (SHAPE, 1, 32 << 10, 33),
+            (SHAPE, 1, 600, 3),
+            (SHAPE, 8, 8 << 10, 4),
+            (SHAPE, 64, 4 << 10, 1),
+            (SHAPE, 64, 100 << 10, 13),
+            (window, 1, 32 << 10, 4),
+            (SHAPE, 1, 0, 1),
+        ] {
+            let launches = decode_attention(&task(&shape, count, keys_max)).unwrap();
+            assert_eq!(launches[0].grid, [splits, 8, count as u32], "{count} x {keys_max}");
+            assert_eq!(launches.len(), if splits == 1 { 1 } else { 2 });
+            let bytes = if splits == 1 { 0 } else { count * 32 * splits as usize * 130 * 4 };
+            assert_eq!(decode_scratch_bytes(count, &shape, keys_max), bytes);
+        }
+    }
+
+    #[test]
+    fn tiles_are_as_many_as_the_longest_span_needs() {
+        let launch = prefill_attention(&task(&SHAPE, 5, 1000)).unwrap();
+        assert_eq!((launch.grid, launch.shared_bytes), ([3, 32, 5], 80 << 10));
+        let wide = AttentionShape { head_dim: 256, ..SHAPE };
+        let launch = prefill_attention(&task(&wide, 5, 1000)).unwrap();
+        assert_eq!((launch.grid, launch.shared_bytes), ([5, 32, 5], 96 << 10));
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_are_refused() {
+        for (heads, kv_heads, head_dim) in [(32, 5, 128), (32, 0, 128), (8, 8, 272), (8, 8, 40)] {
+            let shape = AttentionShape { heads, kv_heads, head_dim, ..SHAPE };
+            assert!(decode_attention(&task(&shape, 1, 1)).is_err());
+            assert!(prefill_attention(&task(&shape, 1, 1)).is_err());
+        }
+        assert!(decode_attention(&task(&SHAPE, 1 << 16, 1)).is_err());
+    }
+
+    #[test]
+    fn caps_and_windows_become_what_kernels_take() {
+        let log2_e = std::f32::consts::LOG2_E;
+        assert_eq!(scores(&SHAPE), [0.125 * log2_e, 0.0]);
+        let capped = AttentionShape { softcap: Some(0.25), ..SHAPE };
+        assert_eq!(scores(&capped), [log2_e, 0.25 * log2_e]);
+        for (window, taken) in [(None, 0), (Some(7), 7), (Some(usize::MAX), 0)] {
+            let shape = AttentionShape { window, ..SHAPE };
+            assert_eq!(Heads::of(&shape).unwrap().window, taken);
+        }
+    }
 }

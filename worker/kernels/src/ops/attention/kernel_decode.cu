@@ -15,7 +15,7 @@
 // split depends on its own length alone; the launch says only how many splits there may be.
 // Bytes: 2 * keys * kv_heads * head_dim * sizeof(T); FLOP: 4 * keys * heads * head_dim, and tensor
 // cores do 16 / group times as many. Sources: FlashAttention-2 (2023), Flash-Decoding (2023).
-#include "softmax.cuh"
+#include "attention.cuh"
 
 namespace naru {
 

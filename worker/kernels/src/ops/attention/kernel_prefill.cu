@@ -11,7 +11,7 @@
 // its own rows, so that scores and weights stay in its registers.
 // Bytes: queries and output once, keys and values once for each tile of queries (from L2 if they
 // fit); FLOP: 4 * (keys seen by all queries) * heads * head_dim. Source: FlashAttention-2 (2023).
-#include "softmax.cuh"
+#include "attention.cuh"
 
 namespace naru {
 
@@ -39,7 +39,7 @@ struct Tile {
   }
 
   // Whether each place of eight rows, whose pattern repeats, is one chunk's.
-  static constexpr bool is_bijection() {
+  static __host__ __device__ constexpr bool is_bijection() {
     bool is_taken[8 * kChunks] = {};
     for (unsigned i = 0; i < 8 * kChunks; i++) {
       const unsigned at = place(i / kChunks, i % kChunks);
@@ -144,6 +144,17 @@ __device__ __forceinline__ void multiply_keys(Scores<kDim>& scores, const uint4*
         mma<T>(scores[m][2 * n], a[m], first);
         mma<T>(scores[m][2 * n + 1], a[m], second);
       }
+    }
+  }
+}
+
+template <unsigned kDim>
+__device__ __forceinline__ void cap_scores(Scores<kDim>& scores, const Scorer& scorer) {
+#pragma unroll
+  for (unsigned m = 0; m < Tile<kDim>::kOfWarp; m++) {
+#pragma unroll
+    for (unsigned i = 0; i < Tile<kDim>::kKeys / 2; i++) {
+      scores[m][i / 4][i % 4] = scorer.capped(scores[m][i / 4][i % 4]);
     }
   }
 }
@@ -301,13 +312,7 @@ __device__ __forceinline__ void prefill(const T* queries, const T* keys, const T
     if (!extent.any(row, 16 * Of::kOfWarp, key, Of::kKeys)) continue;
     Scores<kDim> scores = {};
     multiply_keys<T, kDim>(scores, chunks, tile, row);
-    if (scorer.is_capped()) {
-#pragma unroll
-      for (unsigned i = 0; i < Of::kOfWarp * Of::kKeys / 2; i++) {
-        float& score = (&scores[0][0][0])[i];
-        score = scorer.capped(score);
-      }
-    }
+    if (scorer.is_capped()) cap_scores<kDim>(scores, scorer);
     if (!extent.all(row, 16 * Of::kOfWarp, key, Of::kKeys)) mask<kDim>(scores, extent, row, key);
     Weights<kDim> weights;
     weigh<T, kDim>(weights, scores, rows, scorer.factor());
