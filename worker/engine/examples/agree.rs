@@ -60,7 +60,8 @@ fn main() -> Result<()> {
         (0..asked.tokens).map(|_| (random.bits() % vocabulary as u64) as u32).collect();
     let blocks = asked.tokens.div_ceil(KV_BLOCK_TOKENS);
 
-    let decoder = Decoder::load(&files, Shard::whole(files.config()), Arc::clone(&pool), &mut |_| ())?;
+    let decoder =
+        Decoder::load(&files, Shard::whole(files.config()), Arc::clone(&pool), &mut |_| ())?;
     let expected = logits(&mut LocalDecoder::new(decoder, blocks)?, &tokens, blocks)?;
     let gpu = Gpu::open(0)?;
     println!("{:?}", gpu.description());
