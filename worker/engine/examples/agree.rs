@@ -194,6 +194,8 @@ fn make_up(folder: &Path) -> Result<()> {
         "max_position_embeddings": 4096, "rope_theta": 10000.0, "eos_token_id": 2}}"#
     );
     fs::write(folder.join("config.json"), config)?;
+    // Read with the rest, and not used.
+    fs::write(folder.join("tokenizer.json"), "{}")?;
     let mut random = Random(7);
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
