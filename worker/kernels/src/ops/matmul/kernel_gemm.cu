@@ -66,21 +66,36 @@ __device__ __forceinline__ void copy_tile(unsigned char* tile, const unsigned ch
   }
 }
 
+// Two floats as T in one register, the first in the lower half: one conversion, not two.
+template <typename T>
+__device__ __forceinline__ unsigned round_pair(float low, float high) {
+#ifdef NARU_SHIM
+  return pack(from_float<T>(low), from_float<T>(high));
+#else
+  unsigned out;
+  if constexpr (kIsSame<T, bf16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  }
+  return out;
+#endif
+}
+
 // The 32 weights that a thread decodes of a stage, as they were read.
 template <typename Format>
 struct Weights32 {
   static constexpr unsigned kUnits = 32 / Format::kValues;
+  // Two blocks on a multiprocessor, but for those whose registers would not do.
+  static constexpr unsigned kBlocks = sizeof(typename Format::Unit) * kUnits > 64 ? 1 : 2;
   typename Format::Unit units[kUnits];
 
   __device__ __forceinline__ void read(const unsigned char* row, unsigned column,
                                        unsigned columns) {
+    // Behind the last block x is zero, so that any weights will do.
+    const unsigned first = min(column, (columns - 1) / 32 * 32) / Format::kValues;
 #pragma unroll
-    for (unsigned i = 0; i < kUnits; i++) {
-      const unsigned first = column + i * Format::kValues;
-      // Zero bits are zero weights: their scales are zero.
-      units[i] = {};
-      if (first < columns) units[i] = Format::read(row, columns, first / Format::kValues);
-    }
+    for (unsigned i = 0; i < kUnits; i++) units[i] = Format::read(row, columns, first + i);
   }
 
   template <typename T>
@@ -91,8 +106,8 @@ struct Weights32 {
       unsigned pairs[4];
 #pragma unroll
       for (unsigned j = 0; j < 4; j++) {
-        pairs[j] = pack(from_float<T>(octet.value[2 * j] * octet.scale),
-                        from_float<T>(octet.value[2 * j + 1] * octet.scale));
+        pairs[j] = round_pair<T>(octet.value[2 * j] * octet.scale,
+                                 octet.value[2 * j + 1] * octet.scale);
       }
       *reinterpret_cast<uint4*>(tile + gemm_place(row, chunk + i)) =
           make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
@@ -128,18 +143,21 @@ __device__ __forceinline__ void multiply_stage(const unsigned char* x, const uns
   }
 }
 
-// Writes two values that stand side by side, the second where it is there.
+__device__ __forceinline__ void write_pair(float* place, float low, float high) {
+  *reinterpret_cast<float2*>(place) = make_float2(low, high);
+}
 template <typename T>
-__device__ __forceinline__ void write_pair(T* place, float low, float high, bool both) {
-  if (both && reinterpret_cast<size_t>(place) % (2 * sizeof(T)) == 0) {
-    struct __align__(2 * sizeof(T)) Pair {
-      T low, high;
-    };
-    *reinterpret_cast<Pair*>(place) = {from_float<T>(low), from_float<T>(high)};
-    return;
-  }
+__device__ __forceinline__ void write_pair(T* place, float low, float high) {
+  *reinterpret_cast<unsigned*>(place) = round_pair<T>(low, high);
+}
+
+// Writes two values that stand side by side: `are_pairs` where both are always there and aligned.
+template <typename T>
+__device__ __forceinline__ void write_both(T* place, float low, float high, bool are_pairs,
+                                           bool has_high) {
+  if (are_pairs) return write_pair(place, low, high);
   place[0] = from_float<T>(low);
-  if (both) place[1] = from_float<T>(high);
+  if (has_high) place[1] = from_float<T>(high);
 }
 
 template <typename T, typename Tile>
@@ -152,9 +170,9 @@ __device__ __forceinline__ void write_sums(const float (&sums)[Tile::kTilesM][Ti
   for (unsigned n = 0; n < Tile::kTilesN; n++) {
     const unsigned row = first_row + n * 8 + fragment_c_column(lane, 0);
     if (row >= rows) break;
-    const bool both = row + 1 < rows;
+    const bool has_high = row + 1 < rows, are_pairs = rows % 2 == 0;
     const float low = bias == nullptr ? 0.0f : bias[row];
-    const float high = bias == nullptr || !both ? 0.0f : bias[row + 1];
+    const float high = bias == nullptr || !has_high ? 0.0f : bias[row + 1];
 #pragma unroll
     for (unsigned m = 0; m < Tile::kTilesM; m++) {
 #pragma unroll
@@ -164,9 +182,9 @@ __device__ __forceinline__ void write_sums(const float (&sums)[Tile::kTilesM][Ti
         const size_t at = size_t(token) * rows + row;
         const float a = sums[m][n][v] + low, b = sums[m][n][v + 1] + high;
         if (is_f32) {
-          write_pair(static_cast<float*>(out) + at, a, b, both);
+          write_both(static_cast<float*>(out) + at, a, b, are_pairs, has_high);
         } else {
-          write_pair(static_cast<T*>(out) + at, a, b, both);
+          write_both(static_cast<T*>(out) + at, a, b, are_pairs, has_high);
         }
       }
     }
@@ -239,7 +257,7 @@ __device__ __forceinline__ void gemm(const unsigned char* __restrict__ weight,
 }  // namespace naru
 
 #define GEMM(tile, Tile, element, name, ...)                                                      \
-  extern "C" __global__ void __launch_bounds__(naru::Tile::kThreads) tile##_##element##_##name(   \
+  extern "C" __global__ void __launch_bounds__(naru::Tile::kThreads, naru::Weights32<__VA_ARGS__>::kBlocks) tile##_##element##_##name(   \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,          \
       unsigned rows, unsigned columns, unsigned stride, unsigned tokens, unsigned is_f32) {       \
     naru::gemm<naru::element, __VA_ARGS__, naru::Tile>(weight, x, bias, out, rows, columns,       \

@@ -76,6 +76,27 @@ __device__ __forceinline__ void gemv_unit(const typename Format::Unit (&units)[k
   }
 }
 
+// Reads `kAhead` units of each row, one round of a warp from the next, then multiplies them.
+template <typename T, typename Format, unsigned kTokens, unsigned kAhead>
+__device__ __forceinline__ void gemv_units(const unsigned char* const (&row)[kGemvRows],
+                                           unsigned columns, unsigned first_unit, unsigned unit,
+                                           const uint4* x, unsigned token_stride,
+                                           float (&sums)[kGemvRows][kTokens]) {
+  typename Format::Unit units[kAhead][kGemvRows];
+#pragma unroll
+  for (unsigned a = 0; a < kAhead; a++) {
+#pragma unroll
+    for (unsigned r = 0; r < kGemvRows; r++) {
+      units[a][r] = Format::read(row[r], columns, first_unit + unit + a * kWarp);
+    }
+  }
+#pragma unroll
+  for (unsigned a = 0; a < kAhead; a++) {
+    const unsigned octet = (unit + a * kWarp) * (Format::kValues / 8);
+    gemv_unit<T, Format, kTokens>(units[a], x, octet, token_stride, sums);
+  }
+}
+
 template <typename T, typename Format, unsigned kTokens>
 __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
                                      const T* __restrict__ x, const float* bias, void* out,
@@ -84,6 +105,9 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
   NARU_DYNAMIC_SHARED(shared);
   uint4* octets = reinterpret_cast<uint4*>(shared);
   constexpr unsigned kChunk = kGemvChunk / kTokens;
+  // As many bytes as the memory's latency asks for, with as many warps as registers then let in; of
+  // eight tokens the products take longer than the memory.
+  constexpr unsigned kAhead = Format::kValues < 32 ? 4 : kTokens < 8 ? 2 : 1;
   static_assert(kChunk % (kWarp * Format::kValues) == 0, "chunks are whole rounds of a warp");
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const unsigned first_row = (blockIdx.x * kGemvWarps + warp) * kGemvRows;
@@ -108,14 +132,14 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
       }
     }
     __syncthreads();
-#pragma unroll 2
-    for (unsigned unit = lane; unit < units; unit += kWarp) {
-      typename Format::Unit read[kGemvRows];
-#pragma unroll
-      for (unsigned r = 0; r < kGemvRows; r++) {
-        read[r] = Format::read(row[r], columns, first / Format::kValues + unit);
-      }
-      gemv_unit<T, Format, kTokens>(read, octets, unit * (Format::kValues / 8), token_stride, sums);
+    const unsigned first_unit = first / Format::kValues;
+    unsigned unit = lane;
+    for (; unit + (kAhead - 1) * kWarp < units; unit += kAhead * kWarp) {
+      gemv_units<T, Format, kTokens, kAhead>(row, columns, first_unit, unit, octets, token_stride,
+                                             sums);
+    }
+    for (; unit < units; unit += kWarp) {
+      gemv_units<T, Format, kTokens, 1>(row, columns, first_unit, unit, octets, token_stride, sums);
     }
   }
 #pragma unroll
@@ -138,7 +162,7 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
 }  // namespace naru
 
 #define GEMV(tokens, element, name, ...)                                                        \
-  extern "C" __global__ void __launch_bounds__(256) gemv##tokens##_##element##_##name(          \
+  extern "C" __global__ void __launch_bounds__(256, tokens > 2 ? 2 : 3) gemv##tokens##_##element##_##name(          \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,        \
       unsigned rows, unsigned columns, unsigned stride, unsigned count, unsigned is_f32) {      \
     naru::gemv<naru::element, __VA_ARGS__, tokens>(weight, x, bias, out, rows, columns, stride, \
