@@ -3,6 +3,7 @@
 //
 // A unit is what a lane reads in one go: 16 bytes of the weights' own bits (32 of F32) and the
 // scales that go with them. Reading and decoding are apart, so that the first can run ahead.
+// `kAhead` units of a row are worth reading before the first is decoded.
 // A unit decodes into octets, eight consecutive weights each: `value[i] * scale`.
 //
 // Small unsigned integers become floats without a conversion: put into the fraction of 2^n, where
@@ -41,8 +42,8 @@ __device__ __forceinline__ unsigned masked_or(unsigned word, unsigned mask, unsi
 #endif
 }
 
-// The integer that `mask` cuts out of `word`, less `offset`. Its lowest bit is bit `at`, its highest
-// below bit 23.
+// The integer that `mask` cuts out of `word`, less `offset`. Its lowest bit is bit `at`, its
+// highest below bit 23.
 __device__ __forceinline__ float fraction_to_float(unsigned word, unsigned mask, unsigned at,
                                                    float offset) {
   const float magic = static_cast<float>(1u << (23 - at));
@@ -63,6 +64,7 @@ template <typename T>
 struct Floats {
   static constexpr unsigned kValues = 8;
   static constexpr unsigned kWords = sizeof(T) / 2;
+  static constexpr unsigned kAhead = 4 / kWords;
   struct Unit {
     uint4 bits[kWords];
   };
@@ -94,6 +96,7 @@ struct Floats {
 
 struct Q8_0 {
   static constexpr unsigned kValues = 16;
+  static constexpr unsigned kAhead = 4;
   struct Unit {
     uint4 bits;
     unsigned short d;
@@ -121,6 +124,7 @@ struct Q8_0 {
 
 struct F8E4M3 {
   static constexpr unsigned kValues = 16;
+  static constexpr unsigned kAhead = 4;
   struct Unit {
     uint4 bits;
     float scale;
@@ -221,6 +225,7 @@ struct ScalePair {
 template <unsigned kUpper, typename Scales, unsigned kOffset>
 struct Nibbles {
   static constexpr unsigned kValues = 32;
+  static constexpr unsigned kAhead = 2;
   struct Unit {
     uint4 low;
     uint2 upper;

@@ -1,12 +1,14 @@
-// Linear for many tokens, on tensor cores: out[t, r] = sum over k of x[t, k] * weight[r, k] + bias[r].
+// Linear for many tokens, on tensor cores: out[t, r] = sum over k of x[t, k] * weight[r, k], plus
+// bias[r].
 //
 // x [tokens, columns] of T, columns a multiple of 8; weight [rows] rows of `stride` bytes as
 // blocks.cuh has them; bias [rows] in f32 or null; out [tokens, rows] of T or, with `is_f32`, f32.
-// A grid of (ceil(tokens / tile tokens), ceil(rows / tile rows)): blocks beside each other share
-// weights, which the second cache then holds. A block walks along the columns 64 at a time through a
-// ring of stages in shared memory. x comes by asynchronous copies, and so do weights that are of T;
-// all others are read one step ahead into registers, 32 weights a thread, and decoded into the ring
-// as T. Products in m16n8k16 with sums in f32.
+// A grid of (ceil(tokens / side), ceil(rows / side)): a side of 64 has blocks of 128 threads, one of
+// 128 has 256. Blocks beside each other share weights, which the second cache then holds. A block
+// walks along the columns 64 at a time through a ring of stages in shared memory. x comes by
+// asynchronous copies, and so do weights that are of T; all others are read one step ahead into
+// registers, 32 weights a thread, and decoded into the ring as T. Products in m16n8k16 with sums in
+// f32.
 // Bytes: at best the weights', x's and out's once. FLOP: 2 * tokens * rows * columns.
 //
 // A token's bits do not depend on other tokens, nor on the tile: each value is one sequence of
@@ -257,7 +259,9 @@ __device__ __forceinline__ void gemm(const unsigned char* __restrict__ weight,
 }  // namespace naru
 
 #define GEMM(tile, Tile, element, name, ...)                                                      \
-  extern "C" __global__ void __launch_bounds__(naru::Tile::kThreads, naru::Weights32<__VA_ARGS__>::kBlocks) tile##_##element##_##name(   \
+  extern "C" __global__ void                                                                      \
+  __launch_bounds__(naru::Tile::kThreads, naru::Weights32<__VA_ARGS__>::kBlocks)                  \
+      tile##_##element##_##name(                                                                  \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,          \
       unsigned rows, unsigned columns, unsigned stride, unsigned tokens, unsigned is_f32) {       \
     naru::gemm<naru::element, __VA_ARGS__, naru::Tile>(weight, x, bias, out, rows, columns,       \

@@ -1,16 +1,16 @@
 // Linear for few tokens: out[t, r] = sum over k of x[t, k] * weight[r, k], plus bias[r].
 //
-// x [tokens, columns] of T; weight [rows] rows of `stride` bytes as blocks.cuh has them; bias [rows]
-// in f32 or null; out [tokens, rows] of T or, with `is_f32`, of f32.
-// A grid of (ceil(rows / 16), ceil(tokens / kTokens)) blocks of 8 warps; a warp has two rows. x goes
-// through shared memory in chunks; weights go from memory to registers in 16-byte reads, each once
-// for each kTokens tokens. Sums in f32: eight products one after the other, the octets of a lane one
-// after the other, the lanes as a tree.
+// x [tokens, columns] of T; weight [rows] rows of `stride` bytes as blocks.cuh has them; bias
+// [rows] in f32 or null; out [tokens, rows] of T or, with `is_f32`, of f32.
+// A grid of (ceil(rows / 16), ceil(tokens / kTokens)) blocks of 8 warps; a warp has two rows. x
+// goes through shared memory in chunks; weights go from memory to registers in 16-byte reads, each
+// once for each kTokens tokens. Sums in f32: eight products one after the other, the octets of a
+// lane one after the other, the lanes as a tree.
 // Bytes: the weights', and little else. FLOP: 2 * tokens * rows * columns.
 //
-// A token's bits do not depend on other tokens nor on kTokens: chunks are whole rounds of a warp, so
-// that a lane sums the same octets in the same order. They are not those of the GEMM, which rounds
-// weights to T and sums in another order.
+// A token's bits do not depend on other tokens nor on kTokens: chunks are whole rounds of a warp,
+// so that a lane sums the same octets in the same order. They are not those of the GEMM, which
+// rounds weights to T and sums in another order.
 #include "kernel.cuh"
 
 #include "blocks.cuh"
@@ -21,6 +21,12 @@ constexpr unsigned kGemvWarps = 8;
 constexpr unsigned kGemvRows = 2;
 // Values of x, of all tokens together, that shared memory has room for.
 constexpr unsigned kGemvChunk = 16384;
+
+// Blocks that a multiprocessor holds at least: what registers leave room for with all reads of a
+// step in flight.
+template <typename Format, unsigned kTokens>
+constexpr unsigned kGemvBlocks =
+    kTokens > 2 || sizeof(typename Format::Unit) >= 4 * Format::kValues ? 2 : 3;
 
 // Where octet `octet` of x is, in units of 16 bytes: lanes that are four octets apart read from
 // different banks.
@@ -105,9 +111,8 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
   NARU_DYNAMIC_SHARED(shared);
   uint4* octets = reinterpret_cast<uint4*>(shared);
   constexpr unsigned kChunk = kGemvChunk / kTokens;
-  // As many bytes as the memory's latency asks for, with as many warps as registers then let in; of
-  // eight tokens the products take longer than the memory.
-  constexpr unsigned kAhead = Format::kValues < 32 ? 4 : kTokens < 8 ? 2 : 1;
+  // Of eight tokens the products of a block of 32 take longer than the memory.
+  constexpr unsigned kAhead = Format::kValues == 32 && kTokens == 8 ? 1 : Format::kAhead;
   static_assert(kChunk % (kWarp * Format::kValues) == 0, "chunks are whole rounds of a warp");
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const unsigned first_row = (blockIdx.x * kGemvWarps + warp) * kGemvRows;
@@ -162,7 +167,9 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
 }  // namespace naru
 
 #define GEMV(tokens, element, name, ...)                                                        \
-  extern "C" __global__ void __launch_bounds__(256, tokens > 2 ? 2 : 3) gemv##tokens##_##element##_##name(          \
+  extern "C" __global__ void                                                                    \
+  __launch_bounds__(256, (naru::kGemvBlocks<__VA_ARGS__, tokens>))                              \
+      gemv##tokens##_##element##_##name(                                                        \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,        \
       unsigned rows, unsigned columns, unsigned stride, unsigned count, unsigned is_f32) {      \
     naru::gemv<naru::element, __VA_ARGS__, tokens>(weight, x, bias, out, rows, columns, stride, \
