@@ -52,7 +52,7 @@ fn few_tokens(
         _ => [1, 3, 5, 2, 4],
     };
     let extremes = [1.0, 1e-5, 1.0, 100.0, 1.0];
-    let tokens_and_rows = [(1, 7), (2, 1), (3, 17), (5, 16), (8, 3)];
+    let tokens_and_rows = [(1, 7), (2, 1), (3, 9), (5, 16), (8, 3)];
     for (i, (tokens, rows)) in tokens_and_rows.into_iter().enumerate() {
         let has_bias = i % 2 == 0;
         let output_kind = if i % 3 == 0 { LinearOutput::F32 } else { LinearOutput::Element };
