@@ -6,8 +6,8 @@
 //! `ops/matmul/blocks.cuh` reads them back.
 //!
 //! ```text
-//! F32 F16 Bf16   values, zeros up to a multiple of 8
-//! F8E4M3         values, zeros up to a multiple of 16 | f32 scale
+//! F32 F16 Bf16   values, zeros up to a multiple of 32
+//! F8E4M3         values, zeros up to a multiple of 32 | f32 scale
 //! Q8_0           int8 [columns] | f16 d [blocks]
 //! Q4_0 Q4_1      nibbles | f16 d or d, m [blocks]
 //! Q5_0 Q5_1      nibbles | u32 fifth bits [blocks] | f16 d or d, m [blocks]
@@ -102,11 +102,11 @@ impl WeightFormat {
     /// Bytes of each plane of a row, before they are rounded up to where the next may begin.
     fn planes(self, columns: usize) -> [usize; 4] {
         let (blocks, superblocks) = (columns / 32, columns / 256);
-        let values = columns.next_multiple_of(8);
+        let values = columns.next_multiple_of(32);
         match self {
             Self::F32 => [4 * values, 0, 0, 0],
             Self::F16 | Self::Bf16 => [2 * values, 0, 0, 0],
-            Self::F8E4M3 => [columns, 4, 0, 0],
+            Self::F8E4M3 => [values, 4, 0, 0],
             Self::Q8_0 => [columns, 2 * blocks, 0, 0],
             Self::Q4_0 => [columns / 2, 2 * blocks, 0, 0],
             Self::Q4_1 => [columns / 2, 4 * blocks, 0, 0],

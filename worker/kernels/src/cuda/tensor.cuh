@@ -82,11 +82,14 @@ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   for (unsigned from = 0; from < 32; from++) {
     const auto* theirs = shim::from_bits<const emulated::Fragments*>(all[from]);
     for (unsigned i = 0; i < 2; i++) {
+      // Only what this lane multiplies, which is an eighth.
       for (unsigned r = 0; r < 4; r++) {
+        if (fragment_a_row(from, r) % 8 != fragment_c_row(lane, 0)) continue;
         whole_a[fragment_a_row(from, r)][fragment_a_column(from, r) + i] =
             emulated::half_of<T>(theirs->a[r], i);
       }
       for (unsigned r = 0; r < 2; r++) {
+        if (fragment_b_column(from, r) / 2 != fragment_c_column(lane, 0) / 2) continue;
         whole_b[fragment_b_row(from, r) + i][fragment_b_column(from, r)] =
             emulated::half_of<T>(theirs->b[r], i);
       }

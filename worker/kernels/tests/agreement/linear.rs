@@ -35,6 +35,7 @@ pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
         }
     }
     more_than_a_block(machine, report);
+    same_bits(machine, report);
 }
 
 fn few_tokens(
@@ -51,7 +52,7 @@ fn few_tokens(
         _ => [1, 3, 5, 2, 4],
     };
     let extremes = [1.0, 1e-5, 1.0, 100.0, 1.0];
-    let tokens_and_rows = [(1, 7), (2, 1), (3, 17), (5, 16), (8, 3)];
+    let tokens_and_rows = [(1, 7), (2, 1), (3, 9), (5, 16), (8, 3)];
     for (i, (tokens, rows)) in tokens_and_rows.into_iter().enumerate() {
         let has_bias = i % 2 == 0;
         let output_kind = if i % 3 == 0 { LinearOutput::F32 } else { LinearOutput::Element };
@@ -86,7 +87,8 @@ fn many_tokens(
     }
 }
 
-/// More rows and tokens than a block has, and more columns than shared memory holds of eight tokens.
+/// More rows and tokens than a block has, and more columns than shared memory holds of so many
+/// tokens.
 fn more_than_a_block(machine: &mut dyn Machine, report: &mut Report) {
     use LinearPath::{Gemv, Tiles64, Tiles128};
     let (element, output_kind) = (Element::Bf16, LinearOutput::F32);
@@ -104,6 +106,50 @@ fn more_than_a_block(machine: &mut dyn Machine, report: &mut Report) {
         let case =
             Case { element, format, tokens, rows, columns, size: 1.0, has_bias, output_kind };
         one(machine, report, &case, path);
+        machine.clear();
+    }
+}
+
+/// A token's bits depend neither on how many others there are nor on the tile.
+fn same_bits(machine: &mut dyn Machine, report: &mut Report) {
+    use LinearPath::{Gemv, Tiles64, Tiles128};
+    let (element, rows, output_kind) = (Element::Bf16, 2, LinearOutput::F32);
+    for (format, columns, runs) in [
+        (WeightFormat::Bf16, 2056, [(Gemv, 8), (Gemv, 1), (Gemv, 2), (Gemv, 3)]),
+        (WeightFormat::Q5_0, 4128, [(Gemv, 8), (Gemv, 1), (Gemv, 2), (Gemv, 4)]),
+        (WeightFormat::Q4_K, 512, [(Tiles64, 17), (Tiles64, 9), (Tiles128, 17), (Tiles128, 1)]),
+    ] {
+        let weights = Weights::new(format, rows, columns, 1.0);
+        let weight = weights.upload(machine);
+        let x = machine.upload(&encode(element, &Random(3).normal(17 * columns, 1.0)));
+        let mut run = |path, tokens| {
+            let output = machine.allocate(tokens * rows * 4);
+            let bias = DevicePointer::NULL;
+            let task = LinearTask {
+                element,
+                weight,
+                input: x,
+                tokens,
+                bias,
+                output,
+                output_kind,
+                output_stride: rows,
+            };
+            machine.launch(&linear_by(path, &task).expect("sizes that fit"))?;
+            Ok::<_, String>(download_f32(machine, output, tokens * rows))
+        };
+        let [first, rest @ ..] = runs;
+        let expected = run(first.0, first.1);
+        for (path, tokens) in rest {
+            let case = format!("same bits {path:?} {format:?} {tokens}");
+            match (&expected, run(path, tokens)) {
+                (Ok(expected), Ok(found)) => {
+                    report.compare("linear", case, &found, &expected[..tokens * rows], |_| 0.0);
+                }
+                (Err(error), _) => report.fail("linear", case, error.clone()),
+                (_, Err(error)) => report.fail("linear", case, error),
+            }
+        }
         machine.clear();
     }
 }
@@ -200,9 +246,9 @@ fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
     (2.0 + 8.0 + 1.0 + octets + 5.0 + 1.0 + 2.0) * U * sum.size
 }
 
-/// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors of
-/// 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
-/// to the element; that is ε of it, or half of the least halves of 2⁻²⁴.
+/// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors
+/// of 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is
+/// rounded to the element; that is ε of it, or half of the least halves of 2⁻²⁴.
 fn gemm_bound(case: &Case, sum: &Sum) -> f64 {
     let steps = case.columns.div_ceil(16) as f64;
     let is_exact = match case.element {

@@ -54,7 +54,7 @@ impl Weights {
 /// What rows of 8-bit floats stand for.
 fn eight_bit_values(bytes: &[u8], columns: usize) -> Vec<f64> {
     let row_bytes = DeviceMatrix::row_bytes(WeightFormat::F8E4M3, columns).expect("any columns");
-    let scale_at = columns.next_multiple_of(16);
+    let scale_at = columns.next_multiple_of(32);
     let of_row = |row: &[u8]| -> Vec<f64> {
         let scale = f32::from_le_bytes(row[scale_at..][..4].try_into().expect("four bytes"));
         row[..columns].iter().map(|&bits| eight_bit_value(bits) * f64::from(scale)).collect()

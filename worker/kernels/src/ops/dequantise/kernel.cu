@@ -1,7 +1,7 @@
 // Embed: rows of a table of weights, times a factor.
 //
-// table [vocabulary] rows of `stride` bytes as matmul/blocks.cuh has them; tokens [rows] of u32; out
-// [rows, columns] in f32. A grid of (ceil(units / 128), rows) blocks of 128 threads; a thread
+// table [vocabulary] rows of `stride` bytes as matmul/blocks.cuh has them; tokens [rows] of u32;
+// out [rows, columns] in f32. A grid of (ceil(units / 128), rows) blocks of 128 threads; a thread
 // decodes one unit of a row, 8 to 32 values.
 // Bytes: rows * (a row of the table + 4 * columns). FLOP: a product a value.
 #include "kernel.cuh"

@@ -3,6 +3,7 @@
 //
 // A unit is what a lane reads in one go: 16 bytes of the weights' own bits (32 of F32) and the
 // scales that go with them. Reading and decoding are apart, so that the first can run ahead.
+// `kAhead` units of a row are worth reading before the first is decoded.
 // A unit decodes into octets, eight consecutive weights each: `value[i] * scale`.
 //
 // Small unsigned integers become floats without a conversion: put into the fraction of 2^n, where
@@ -29,14 +30,33 @@ __device__ __forceinline__ unsigned word_of(const uint4& words, unsigned i) {
   return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
 }
 
-// `bits`, an integer whose lowest bit is bit `at` and whose highest is below bit 23, less `offset`.
-__device__ __forceinline__ float fraction_to_float(unsigned bits, unsigned at, float offset) {
+// The bits of `word` that `mask` has, or those of `more`: one instruction with both in registers,
+// where the compiler makes two of it that have them as immediates.
+__device__ __forceinline__ unsigned masked_or(unsigned word, unsigned mask, unsigned more) {
+#ifdef NARU_SHIM
+  return (word & mask) | more;
+#else
+  unsigned out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(word), "r"(mask), "r"(more));
+  return out;
+#endif
+}
+
+// The integer that `mask` cuts out of `word`, less `offset`. Its lowest bit is bit `at`, its
+// highest below bit 23.
+__device__ __forceinline__ float fraction_to_float(unsigned word, unsigned mask, unsigned at,
+                                                   float offset) {
   const float magic = static_cast<float>(1u << (23 - at));
-  return __uint_as_float(bits | (150 - at) << 23) - (magic + offset);
+  return __uint_as_float(masked_or(word, mask, (150 - at) << 23)) - (magic + offset);
 }
 
 __device__ __forceinline__ float half_to_float(unsigned bits) {
   return to_float(f16{static_cast<unsigned short>(bits)});
+}
+
+// `word` with bit `from` at `to`.
+__device__ __forceinline__ unsigned move(unsigned word, unsigned from, unsigned to) {
+  return from > to ? word >> (from - to) : word << (to - from);
 }
 
 // F32, F16 and Bf16.
@@ -44,6 +64,7 @@ template <typename T>
 struct Floats {
   static constexpr unsigned kValues = 8;
   static constexpr unsigned kWords = sizeof(T) / 2;
+  static constexpr unsigned kAhead = 4 / kWords;
   struct Unit {
     uint4 bits[kWords];
   };
@@ -75,6 +96,7 @@ struct Floats {
 
 struct Q8_0 {
   static constexpr unsigned kValues = 16;
+  static constexpr unsigned kAhead = 4;
   struct Unit {
     uint4 bits;
     unsigned short d;
@@ -93,7 +115,7 @@ struct Q8_0 {
       // Signed bytes plus 128.
       const unsigned word = word_of(unit.bits, octet * 2 + i / 4) ^ 0x80808080u;
       const unsigned at = i % 2 * 8;
-      out.value[i] = fraction_to_float((word >> i / 2 % 2 * 16) & 0xffu << at, at, 128.0f);
+      out.value[i] = fraction_to_float(word >> i / 2 % 2 * 16, 0xffu << at, at, 128.0f);
     }
     out.scale = half_to_float(unit.d);
     return out;
@@ -102,6 +124,7 @@ struct Q8_0 {
 
 struct F8E4M3 {
   static constexpr unsigned kValues = 16;
+  static constexpr unsigned kAhead = 4;
   struct Unit {
     uint4 bits;
     float scale;
@@ -109,7 +132,7 @@ struct F8E4M3 {
 
   static __device__ __forceinline__ Unit read(const unsigned char* row, unsigned columns,
                                               unsigned unit) {
-    return {load<uint4>(row + size_t(unit) * 16), load<float>(row + plane_bytes(columns))};
+    return {load<uint4>(row + size_t(unit) * 16), load<float>(row + (columns + 31) / 32 * 32)};
   }
 
   static __device__ __forceinline__ Octet decode(const Unit& unit, unsigned octet) {
@@ -176,8 +199,8 @@ struct Header {
     const bool is_low = raw.block < 4;
     const unsigned scale = is_low ? a & 63 : (c & 15) | (a >> 2 & 48);
     const unsigned minimum = is_low ? b & 63 : (c >> 4 & 15) | (b >> 2 & 48);
-    return {half_to_float(raw.words.x) * fraction_to_float(scale, 0, 0.0f),
-            -half_to_float(raw.words.x >> 16) * fraction_to_float(minimum, 0, 0.0f)};
+    return {half_to_float(raw.words.x) * fraction_to_float(scale, 63, 0, 0.0f),
+            -half_to_float(raw.words.x >> 16) * fraction_to_float(minimum, 63, 0, 0.0f)};
   }
 };
 
@@ -193,8 +216,8 @@ struct ScalePair {
     return {load<unsigned short>(plane + block * 2), load<unsigned short>(d + block / 8 * 2)};
   }
   static __device__ __forceinline__ Affine of(const Raw& raw, unsigned octet) {
-    const unsigned byte = (raw.bytes >> octet / 2 * 8 & 0xff) ^ 0x80;
-    return {half_to_float(raw.d) * fraction_to_float(byte, 0, 128.0f), 0.0f};
+    const unsigned byte = raw.bytes >> octet / 2 * 8 ^ 0x80;
+    return {half_to_float(raw.d) * fraction_to_float(byte, 0xff, 0, 128.0f), 0.0f};
   }
 };
 
@@ -202,6 +225,7 @@ struct ScalePair {
 template <unsigned kUpper, typename Scales, unsigned kOffset>
 struct Nibbles {
   static constexpr unsigned kValues = 32;
+  static constexpr unsigned kAhead = 2;
   struct Unit {
     uint4 low;
     uint2 upper;
@@ -228,13 +252,17 @@ struct Nibbles {
     for (unsigned i = 0; i < 8; i++) {
       // Five nibbles fit in the fraction where they stand, the others further down.
       const unsigned down = i < 5 ? 0 : 12, at = 4 * i - down;
-      unsigned bits = (low >> down) & 15u << at;
-      if (kUpper == 1) bits |= (unit.upper.x >> (octet * 8 + i) & 1) << (at + 4);
+      const unsigned mask = kUpper == 0 ? 15u : kUpper == 1 ? 31u : 63u;
+      unsigned word = low >> down;
+      if (kUpper == 1) {
+        word = masked_or(word, 15u << at, move(unit.upper.x, octet * 8 + i, at + 4) & 16u << at);
+      }
       if (kUpper == 2) {
         const unsigned half = octet < 2 ? unit.upper.x : unit.upper.y;
-        bits |= (half >> (octet % 2 * 16 + i * 2) & 3) << (at + 4);
+        const unsigned pair = move(half, octet % 2 * 16 + i * 2, at + 4);
+        word = masked_or(word, 15u << at, pair & 48u << at);
       }
-      const float level = fraction_to_float(bits, at, static_cast<float>(kOffset));
+      const float level = fraction_to_float(word, mask << at, at, static_cast<float>(kOffset));
       out.value[i] = Scales::kHasMinimum ? fmaf(level, affine.scale, affine.minimum) : level;
     }
     out.scale = Scales::kHasMinimum ? 1.0f : affine.scale;

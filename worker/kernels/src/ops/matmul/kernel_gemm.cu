@@ -1,13 +1,15 @@
-// Linear for many tokens, on tensor cores: out[t, r] = sum over k of x[t, k] * weight[r, k] + bias[r].
+// Linear for many tokens, on tensor cores: out[t, r] = sum over k of x[t, k] * weight[r, k], plus
+// bias[r].
 //
 // x [tokens, columns] of T, columns a multiple of 8; weight [rows] rows of `stride` bytes as
 // blocks.cuh has them; bias [rows] in f32 or null; out [tokens, rows] of T or, with `is_f32`, f32,
 // its rows `out_stride` apart.
-// A grid of (ceil(tokens / tile tokens), ceil(rows / tile rows)): blocks beside each other share
-// weights, which the second cache then holds. A block walks along the columns 64 at a time through a
-// ring of stages in shared memory. x comes by asynchronous copies, and so do weights that are of T;
-// all others are read one step ahead into registers, 32 weights a thread, and decoded into the ring
-// as T. Products in m16n8k16 with sums in f32.
+// A grid of (ceil(tokens / side), ceil(rows / side)): a side of 64 has blocks of 128 threads, one of
+// 128 has 256. Blocks beside each other share weights, which the second cache then holds. A block
+// walks along the columns 64 at a time through a ring of stages in shared memory. x comes by
+// asynchronous copies, and so do weights that are of T; all others are read one step ahead into
+// registers, 32 weights a thread, and decoded into the ring as T. Products in m16n8k16 with sums in
+// f32.
 // Bytes: at best the weights', x's and out's once. FLOP: 2 * tokens * rows * columns.
 //
 // A token's bits do not depend on other tokens, nor on the tile: each value is one sequence of
@@ -67,21 +69,36 @@ __device__ __forceinline__ void copy_tile(unsigned char* tile, const unsigned ch
   }
 }
 
+// Two floats as T in one register, the first in the lower half: one conversion, not two.
+template <typename T>
+__device__ __forceinline__ unsigned round_pair(float low, float high) {
+#ifdef NARU_SHIM
+  return pack(from_float<T>(low), from_float<T>(high));
+#else
+  unsigned out;
+  if constexpr (kIsSame<T, bf16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  }
+  return out;
+#endif
+}
+
 // The 32 weights that a thread decodes of a stage, as they were read.
 template <typename Format>
 struct Weights32 {
   static constexpr unsigned kUnits = 32 / Format::kValues;
+  // Two blocks on a multiprocessor, but for those whose registers would not do.
+  static constexpr unsigned kBlocks = sizeof(typename Format::Unit) * kUnits > 64 ? 1 : 2;
   typename Format::Unit units[kUnits];
 
   __device__ __forceinline__ void read(const unsigned char* row, unsigned column,
                                        unsigned columns) {
+    // Behind the last block x is zero, so that any weights will do.
+    const unsigned first = min(column, (columns - 1) / 32 * 32) / Format::kValues;
 #pragma unroll
-    for (unsigned i = 0; i < kUnits; i++) {
-      const unsigned first = column + i * Format::kValues;
-      // Zero bits are zero weights: their scales are zero.
-      units[i] = {};
-      if (first < columns) units[i] = Format::read(row, columns, first / Format::kValues);
-    }
+    for (unsigned i = 0; i < kUnits; i++) units[i] = Format::read(row, columns, first + i);
   }
 
   template <typename T>
@@ -92,8 +109,8 @@ struct Weights32 {
       unsigned pairs[4];
 #pragma unroll
       for (unsigned j = 0; j < 4; j++) {
-        pairs[j] = pack(from_float<T>(octet.value[2 * j] * octet.scale),
-                        from_float<T>(octet.value[2 * j + 1] * octet.scale));
+        pairs[j] = round_pair<T>(octet.value[2 * j] * octet.scale,
+                                 octet.value[2 * j + 1] * octet.scale);
       }
       *reinterpret_cast<uint4*>(tile + gemm_place(row, chunk + i)) =
           make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
@@ -129,18 +146,21 @@ __device__ __forceinline__ void multiply_stage(const unsigned char* x, const uns
   }
 }
 
-// Writes two values that stand side by side, the second where it is there.
+__device__ __forceinline__ void write_pair(float* place, float low, float high) {
+  *reinterpret_cast<float2*>(place) = make_float2(low, high);
+}
 template <typename T>
-__device__ __forceinline__ void write_pair(T* place, float low, float high, bool both) {
-  if (both && reinterpret_cast<size_t>(place) % (2 * sizeof(T)) == 0) {
-    struct __align__(2 * sizeof(T)) Pair {
-      T low, high;
-    };
-    *reinterpret_cast<Pair*>(place) = {from_float<T>(low), from_float<T>(high)};
-    return;
-  }
+__device__ __forceinline__ void write_pair(T* place, float low, float high) {
+  *reinterpret_cast<unsigned*>(place) = round_pair<T>(low, high);
+}
+
+// Writes two values that stand side by side: `are_pairs` where both are always there and aligned.
+template <typename T>
+__device__ __forceinline__ void write_both(T* place, float low, float high, bool are_pairs,
+                                           bool has_high) {
+  if (are_pairs) return write_pair(place, low, high);
   place[0] = from_float<T>(low);
-  if (both) place[1] = from_float<T>(high);
+  if (has_high) place[1] = from_float<T>(high);
 }
 
 template <typename T, typename Tile>
@@ -150,13 +170,16 @@ __device__ __forceinline__ void write_sums(const float (&sums)[Tile::kTilesM][Ti
                                            unsigned rows, unsigned is_f32,
                                            unsigned out_stride) {
   const unsigned lane = threadIdx.x % kWarp;
+  const unsigned pair_bytes = is_f32 ? 8 : 4;
+  const bool are_pairs = rows % 2 == 0 && out_stride % 2 == 0 &&
+                         reinterpret_cast<size_t>(out) % pair_bytes == 0;
 #pragma unroll
   for (unsigned n = 0; n < Tile::kTilesN; n++) {
     const unsigned row = first_row + n * 8 + fragment_c_column(lane, 0);
     if (row >= rows) break;
-    const bool both = row + 1 < rows;
+    const bool has_high = row + 1 < rows;
     const float low = bias == nullptr ? 0.0f : bias[row];
-    const float high = bias == nullptr || !both ? 0.0f : bias[row + 1];
+    const float high = bias == nullptr || !has_high ? 0.0f : bias[row + 1];
 #pragma unroll
     for (unsigned m = 0; m < Tile::kTilesM; m++) {
 #pragma unroll
@@ -166,9 +189,9 @@ __device__ __forceinline__ void write_sums(const float (&sums)[Tile::kTilesM][Ti
         const size_t at = size_t(token) * out_stride + row;
         const float a = sums[m][n][v] + low, b = sums[m][n][v + 1] + high;
         if (is_f32) {
-          write_pair(static_cast<float*>(out) + at, a, b, both);
+          write_both(static_cast<float*>(out) + at, a, b, are_pairs, has_high);
         } else {
-          write_pair(static_cast<T*>(out) + at, a, b, both);
+          write_both(static_cast<T*>(out) + at, a, b, are_pairs, has_high);
         }
       }
     }
@@ -241,7 +264,9 @@ __device__ __forceinline__ void gemm(const unsigned char* __restrict__ weight,
 }  // namespace naru
 
 #define GEMM(tile, Tile, element, name, ...)                                                      \
-  extern "C" __global__ void __launch_bounds__(naru::Tile::kThreads) tile##_##element##_##name(   \
+  extern "C" __global__ void                                                                      \
+  __launch_bounds__(naru::Tile::kThreads, naru::Weights32<__VA_ARGS__>::kBlocks)                  \
+      tile##_##element##_##name(                                                                  \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,          \
       unsigned rows, unsigned columns, unsigned stride, unsigned tokens, unsigned is_f32,         \
       unsigned out_stride) {                                                                      \

@@ -1,16 +1,17 @@
 // Linear for few tokens: out[t, r] = sum over k of x[t, k] * weight[r, k], plus bias[r].
 //
-// x [tokens, columns] of T; weight [rows] rows of `stride` bytes as blocks.cuh has them; bias [rows]
-// in f32 or null; out [tokens, rows] of T or, with `is_f32`, of f32, its rows `out_stride` apart.
-// A grid of (ceil(rows / 16), ceil(tokens / kTokens)) blocks of 8 warps; a warp has two rows. x goes
-// through shared memory in chunks; weights go from memory to registers in 16-byte reads, each once
-// for each kTokens tokens. Sums in f32: eight products one after the other, the octets of a lane one
-// after the other, the lanes as a tree.
+// x [tokens, columns] of T; weight [rows] rows of `stride` bytes as blocks.cuh has them; bias
+// [rows] in f32 or null; out [tokens, rows] of T or, with `is_f32`, of f32, its rows `out_stride`
+// apart.
+// A grid of (ceil(rows / 16), ceil(tokens / kTokens)) blocks of 8 warps; a warp has two rows. x
+// goes through shared memory in chunks; weights go from memory to registers in 16-byte reads, each
+// once for each kTokens tokens. Sums in f32: eight products one after the other, the octets of a
+// lane one after the other, the lanes as a tree.
 // Bytes: the weights', and little else. FLOP: 2 * tokens * rows * columns.
 //
-// A token's bits do not depend on other tokens nor on kTokens: chunks are whole rounds of a warp, so
-// that a lane sums the same octets in the same order. They are not those of the GEMM, which rounds
-// weights to T and sums in another order.
+// A token's bits do not depend on other tokens nor on kTokens: chunks are whole rounds of a warp,
+// so that a lane sums the same octets in the same order. They are not those of the GEMM, which
+// rounds weights to T and sums in another order.
 #include "kernel.cuh"
 
 #include "blocks.cuh"
@@ -21,6 +22,12 @@ constexpr unsigned kGemvWarps = 8;
 constexpr unsigned kGemvRows = 2;
 // Values of x, of all tokens together, that shared memory has room for.
 constexpr unsigned kGemvChunk = 16384;
+
+// Blocks that a multiprocessor holds at least: what registers leave room for with all reads of a
+// step in flight.
+template <typename Format, unsigned kTokens>
+constexpr unsigned kGemvBlocks =
+    kTokens > 2 || sizeof(typename Format::Unit) >= 4 * Format::kValues ? 2 : 3;
 
 // Where octet `octet` of x is, in units of 16 bytes: lanes that are four octets apart read from
 // different banks.
@@ -76,6 +83,27 @@ __device__ __forceinline__ void gemv_unit(const typename Format::Unit (&units)[k
   }
 }
 
+// Reads `kAhead` units of each row, one round of a warp from the next, then multiplies them.
+template <typename T, typename Format, unsigned kTokens, unsigned kAhead>
+__device__ __forceinline__ void gemv_units(const unsigned char* const (&row)[kGemvRows],
+                                           unsigned columns, unsigned first_unit, unsigned unit,
+                                           const uint4* x, unsigned token_stride,
+                                           float (&sums)[kGemvRows][kTokens]) {
+  typename Format::Unit units[kAhead][kGemvRows];
+#pragma unroll
+  for (unsigned a = 0; a < kAhead; a++) {
+#pragma unroll
+    for (unsigned r = 0; r < kGemvRows; r++) {
+      units[a][r] = Format::read(row[r], columns, first_unit + unit + a * kWarp);
+    }
+  }
+#pragma unroll
+  for (unsigned a = 0; a < kAhead; a++) {
+    const unsigned octet = (unit + a * kWarp) * (Format::kValues / 8);
+    gemv_unit<T, Format, kTokens>(units[a], x, octet, token_stride, sums);
+  }
+}
+
 template <typename T, typename Format, unsigned kTokens>
 __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
                                      const T* __restrict__ x, const float* bias, void* out,
@@ -84,6 +112,8 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
   NARU_DYNAMIC_SHARED(shared);
   uint4* octets = reinterpret_cast<uint4*>(shared);
   constexpr unsigned kChunk = kGemvChunk / kTokens;
+  // Of eight tokens the products of a block of 32 take longer than the memory.
+  constexpr unsigned kAhead = Format::kValues == 32 && kTokens == 8 ? 1 : Format::kAhead;
   static_assert(kChunk % (kWarp * Format::kValues) == 0, "chunks are whole rounds of a warp");
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const unsigned first_row = (blockIdx.x * kGemvWarps + warp) * kGemvRows;
@@ -108,14 +138,14 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
       }
     }
     __syncthreads();
-#pragma unroll 2
-    for (unsigned unit = lane; unit < units; unit += kWarp) {
-      typename Format::Unit read[kGemvRows];
-#pragma unroll
-      for (unsigned r = 0; r < kGemvRows; r++) {
-        read[r] = Format::read(row[r], columns, first / Format::kValues + unit);
-      }
-      gemv_unit<T, Format, kTokens>(read, octets, unit * (Format::kValues / 8), token_stride, sums);
+    const unsigned first_unit = first / Format::kValues;
+    unsigned unit = lane;
+    for (; unit + (kAhead - 1) * kWarp < units; unit += kAhead * kWarp) {
+      gemv_units<T, Format, kTokens, kAhead>(row, columns, first_unit, unit, octets, token_stride,
+                                             sums);
+    }
+    for (; unit < units; unit += kWarp) {
+      gemv_units<T, Format, kTokens, 1>(row, columns, first_unit, unit, octets, token_stride, sums);
     }
   }
 #pragma unroll
@@ -138,7 +168,9 @@ __device__ __forceinline__ void gemv(const unsigned char* __restrict__ weight,
 }  // namespace naru
 
 #define GEMV(tokens, element, name, ...)                                                        \
-  extern "C" __global__ void __launch_bounds__(256) gemv##tokens##_##element##_##name(          \
+  extern "C" __global__ void                                                                    \
+  __launch_bounds__(256, (naru::kGemvBlocks<__VA_ARGS__, tokens>))                              \
+      gemv##tokens##_##element##_##name(                                                        \
       const unsigned char* weight, const naru::element* x, const float* bias, void* out,        \
       unsigned rows, unsigned columns, unsigned stride, unsigned count, unsigned is_f32,        \
       unsigned out_stride) {                                                                    \
