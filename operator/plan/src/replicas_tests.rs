@@ -351,6 +351,28 @@ fn how_far_a_fetch_is() {
     check("much", 0, Some(140_000_000_000), ": 0 % of 140 GB");
 }
 
+/// A replica that has never answered, and ended so.
+fn refused(failure: WorkerFailure) -> Replica {
+    let phase = Phase::Stopped { at: NOW, failure };
+    Replica { phase, has_served: false, failures: Failures(1), ..ready(0) }
+}
+
+#[test]
+fn workers_that_cannot_begin() {
+    check_status(
+        "a refusal",
+        1,
+        [refused(WorkerFailure::Config("unknown architecture \"x\"".into()))],
+        "False ConfigRefused, False ConfigRefused, Unknown Fetching",
+    );
+    check_status(
+        "no accelerator",
+        1,
+        [refused(WorkerFailure::NoUsableGpu("no usable GPU: no driver".into()))],
+        "False NoUsableGpu, False NoUsableGpu, Unknown Fetching",
+    );
+}
+
 #[test]
 fn conditions() {
     let fetching = Replica {
@@ -358,12 +380,7 @@ fn conditions() {
         has_served: false,
         ..ready(0)
     };
-    let refused = |failure| {
-        let phase = Phase::Stopped { at: NOW, failure };
-        Replica { phase, has_served: false, failures: Failures(1), ..ready(0) }
-    };
     let no_file = refused(WorkerFailure::Weights(WeightsFault::Missing, "no such file".into()));
-    let no_sense = refused(WorkerFailure::Config("unknown architecture \"x\"".into()));
     check_status("all is well", 1, [ready(0)], "True Serving, True Serving, True WeightsLoaded");
     check_status(
         "nothing is wished",
@@ -379,18 +396,6 @@ fn conditions() {
         1,
         [no_file],
         "False WeightsMissing, False WeightsMissing, False WeightsMissing",
-    );
-    check_status(
-        "a refusal",
-        1,
-        [no_sense],
-        "False ConfigRefused, False ConfigRefused, Unknown Fetching",
-    );
-    check_status(
-        "no accelerator",
-        1,
-        [refused(WorkerFailure::NoUsableGpu("no usable GPU: no driver".into()))],
-        "False NoUsableGpu, False NoUsableGpu, Unknown Fetching",
     );
     check_status(
         "a crash",
