@@ -9,6 +9,12 @@ pub const NVIDIA_GPU: &str = "nvidia.com/gpu";
 /// The label by which nodes say which GPU of NVIDIA they have.
 pub const NVIDIA_GPU_PRODUCT: &str = "nvidia.com/gpu.product";
 
+/// `DOMAIN/NAME`: DNS labels, apart by dots, then at most 63 characters.
+const RESOURCE: &str = concat!(
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
+    r"/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+);
+
 /// The GPU of each member; one is asked for.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,12 +26,7 @@ pub struct Accelerator {
         "must be a resource of a device plugin, none of Kubernetes' own"
     ))]
     #[serde(default = "default_resource")]
-    #[schemars(
-        length(max = 253),
-        regex(
-            pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
-        )
-    )]
+    #[schemars(length(max = 253), regex(pattern = RESOURCE))]
     pub resource: String,
     /// Value of the node label nvidia.com/gpu.product, as GPU feature discovery writes it
     /// (NVIDIA-H100-80GB-HBM3); members run nowhere else. Default: any.

@@ -81,7 +81,7 @@ use crate::status::ModelDeploymentStatus;
         "!has(self.accelerator) || !has(self.accelerator.product) || !has(self.podTemplate) || \
          !has(self.podTemplate.nodeSelector) || \
          !('nvidia.com/gpu.product' in self.podTemplate.nodeSelector)",
-        "accelerator.product and podTemplate.nodeSelector must not both say nvidia.com/gpu.product"
+        "accelerator.product and podTemplate.nodeSelector both say nvidia.com/gpu.product"
     ),
     validation = (
         "self.backend != 'cuda' || !has(self.podTemplate) || !has(self.podTemplate.volumes) || \
