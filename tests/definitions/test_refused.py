@@ -36,7 +36,7 @@ def test_refused(server, row):
 
 def test_accepted(server):
     said = server.kubectl(*DRY_RUN, text=ACCEPTED)
-    assert said.count("created (server dry run)") == 4, said
+    assert said.count("created (server dry run)") == 5, said
 
 
 def test_defaults_are_filled_in(server):
@@ -59,7 +59,10 @@ def test_defaults_are_filled_in(server):
     }
 
 
-@pytest.mark.parametrize("field", ["spec.scaling.maxReplicas", "spec.podTemplate", "status.scaling.reason"])
+FIELDS = ["spec.accelerator.product", "spec.scaling.maxReplicas", "spec.podTemplate", "status.scaling.reason"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_explain_tells_what_a_field_is(server, field):
     told = server.kubectl("explain", f"md.{field}")
     assert "DESCRIPTION:" in told and "<empty>" not in told

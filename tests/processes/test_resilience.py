@@ -215,6 +215,18 @@ def test_a_worker_that_keeps_failing_is_tried_less_and_less(tmp_path):
     assert up.stop() == 0
 
 
+def test_a_worker_without_a_gpu_is_called_that(tmp_path):
+    """It says so before it looks for weights, of which there are none."""
+    file = tmp_path / "models.yaml"
+    file.write_text(serving.deployment("gpu", tmp_path / "missing.gguf").replace("backend: cpu", "backend: cuda"))
+    none = "CUDA_VISIBLE_DEVICES="  # on a machine that has some
+    command = ["env", none, serving.BINARIES / "naru", "up", "-f", file, "--listen", serving.free_address()]
+    up = serving.Process([*command, "--ops-listen", serving.free_address(), "--data-dir", tmp_path / "d"], tmp_path, "up")
+    serving.until(lambda: "NoUsableGpu" in up.log.read_text(), "it says why", 30)
+    assert "no usable GPU: " in up.log.read_text() and "missing.gguf" not in up.log.read_text()
+    assert up.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("yaml", "said"),
     [

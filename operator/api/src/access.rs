@@ -66,7 +66,7 @@ pub struct Power {
     /// The PowerBudget that is charged, and with it those that it is a part of.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub budget: String,
-    /// Watts that each device may draw at most. On the backends cpu and sim a device is one
+    /// Watts that each device may draw at most: each GPU; on the backends cpu and sim, each
     /// member's set of cores. Every replica is charged this for each of its devices, from when it
     /// is made until it is gone, whatever it draws.
     #[schemars(range(min = 1, max = 100_000))]

@@ -130,6 +130,15 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
         SPEC,
     ),
     (
+        Reason::NoUsableGpu,
+        "A worker of backend cuda found no GPU that it can compute on, and says why. It is started \
+         again after a wait.",
+        "See that the node has NVIDIA's driver and device plugin, and that its containers get the \
+         driver: name a RuntimeClass in accelerator.runtimeClassName where it is not every \
+         container's. docs/operating.md, \"GPUs\".",
+        PODS,
+    ),
+    (
         Reason::WeightsMissing,
         "There are no weights at model.uri, or none that this worker can use. It is tried again \
          after a wait.",

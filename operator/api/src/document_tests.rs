@@ -118,6 +118,23 @@ fn who_is_answered_where_and_by_how_many() {
 }
 
 #[test]
+fn accelerators() {
+    let of = |lines: &str| match accepted(lines, &with(lines)).template.backend {
+        Backend::Cuda(accelerator) => accelerator,
+        other => panic!("{other:?}"),
+    };
+    let any = of("backend: cuda");
+    assert_eq!(any.resource.as_str(), "nvidia.com/gpu");
+    assert_eq!((&any.product, &any.runtime), (&None, &None));
+    assert_eq!(of("backend: cuda\n  accelerator: {}"), any);
+    let one = of("backend: cuda\n  accelerator: {resource: nvidia.com/mig-1g.10gb, \
+                  product: NVIDIA-H100-80GB-HBM3, runtimeClassName: nvidia}");
+    assert_eq!(one.resource.as_str(), "nvidia.com/mig-1g.10gb");
+    assert_eq!(one.product.unwrap().as_str(), "NVIDIA-H100-80GB-HBM3");
+    assert_eq!(one.runtime.unwrap().as_str(), "nvidia");
+}
+
+#[test]
 fn pod_templates_are_carried_whole() {
     let line = "podTemplate: {labels: {b: x, a: y}, env: [{name: A, valueFrom: {secretKeyRef: \
                 {name: s, key: k}}}], volumes: [{name: m, mountPath: /m, configMap: {name: c}}]}";
@@ -255,8 +272,8 @@ fn schema_errors() {
     );
     bad(
         "not one of the words",
-        "backend: cuda",
-        &[("spec.backend", Invalid, "one of [\"cpu\",\"sim\"]")],
+        "backend: tpu",
+        &[("spec.backend", Invalid, "one of [\"cpu\",\"cuda\",\"sim\"]")],
     );
     bad(
         "not the pattern",
@@ -353,6 +370,12 @@ fn rules() {
     accepted("equal amounts", &with("resources: {requests: {cpu: 2}, limits: {cpu: 2000m}}"));
     accepted("equal bounds", &with("scaling: {minReplicas: 2, maxReplicas: 2}"));
     accepted("a log that says more", &with("podTemplate: {env: [{name: NARU_LOG, value: debug}]}"));
+    accepted(
+        "a KV cache that is the GPU's",
+        &with(
+            "backend: cuda\n  engine: {kvCacheMemory: 4Gi}\n  resources: {limits: {memory: 1Gi}}",
+        ),
+    );
     accepted("any taint", &with("podTemplate: {tolerations: [{operator: Exists}]}"));
     accepted(
         "a path beside",
@@ -393,14 +416,14 @@ proptest! {
 
     #[test]
     fn fields_of_any_type_never_panic(
-        fields in prop::collection::vec(values_of_any_type(), 18),
-        place in 0_usize..18,
+        fields in prop::collection::vec(values_of_any_type(), 19),
+        place in 0_usize..19,
     ) {
         let lines = [
             "replicas", "backend", "engine", "resources", "rollout", "engine.maxSequences",
             "engine.kvCacheMemory", "resources.limits", "rollout.drainSeconds", "x", "scaling",
             "scaling.maxReplicas", "access.tenants", "access.selector", "placement.zones",
-            "power.budget", "podTemplate.labels", "podTemplate.volumes",
+            "power.budget", "podTemplate.labels", "podTemplate.volumes", "accelerator.resource",
         ];
         let line = match lines[place].split_once('.') {
             Some((outer, inner)) => format!("{outer}: {{{inner}: {}}}", fields[place]),

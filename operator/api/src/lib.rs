@@ -7,6 +7,7 @@
 //! text ──► yaml (bounded) ──► schema ──► defaults ──► CEL rules ──► parse ──► Wishes
 //! ```
 
+mod accelerator;
 mod access;
 mod advice;
 mod conflicts;
@@ -28,6 +29,7 @@ mod status;
 mod tenant;
 mod yaml;
 
+pub use accelerator::{Accelerator, NVIDIA_GPU, NVIDIA_GPU_PRODUCT};
 pub use access::{Access, Placement, Power, TenantSelector};
 pub use advice::{Advice, advice, advised, conditions_page};
 pub use crd::{FILES, crds, to_yaml};

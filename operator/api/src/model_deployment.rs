@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::accelerator::Accelerator;
 use crate::access::{Access, Placement, Power};
 use crate::pod_template::PodTemplate;
 use crate::quantity::{CpuQuantity, MemoryQuantity};
@@ -63,24 +64,43 @@ use crate::status::ModelDeploymentStatus;
 )]
 #[x_kube(
     validation = (
-        "!has(self.resources.limits) || !has(self.resources.limits.memory) || \
-         quantity(string(self.engine.kvCacheMemory)).isLessThan(\
+        "self.backend == 'cuda' || !has(self.resources.limits) || \
+         !has(self.resources.limits.memory) || quantity(string(self.engine.kvCacheMemory)).isLessThan(\
          quantity(string(self.resources.limits.memory)))",
         "engine.kvCacheMemory must be less than resources.limits.memory"
     ),
     validation = (
         "self.backend == 'sim' || !self.model.uri.startsWith('sim://')",
         "a model.uri that starts with sim:// needs backend sim"
+    ),
+    validation = (
+        "self.backend == 'cuda' || !has(self.accelerator)",
+        "accelerator needs backend cuda"
+    ),
+    validation = (
+        "!has(self.accelerator) || !has(self.accelerator.product) || !has(self.podTemplate) || \
+         !has(self.podTemplate.nodeSelector) || \
+         !('nvidia.com/gpu.product' in self.podTemplate.nodeSelector)",
+        "accelerator.product and podTemplate.nodeSelector both say nvidia.com/gpu.product"
+    ),
+    validation = (
+        "self.backend != 'cuda' || !has(self.podTemplate) || !has(self.podTemplate.volumes) || \
+         self.podTemplate.volumes.all(volume, volume.mountPath != '/dev/shm')",
+        "with backend cuda /dev/shm is naru's own"
     )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelDeploymentSpec {
     /// Which model, and what clients call it.
     pub model: Model,
-    /// What computes. `cpu`: the processor's cores; `sim`: nothing, answers take the time that an
-    /// engine would and say that they are simulated. Default: cpu.
+    /// What computes. `cpu`: the processor's cores; `cuda`: one GPU of NVIDIA for each member;
+    /// `sim`: nothing, answers take the time that an engine would and say that they are simulated.
+    /// Default: cpu.
     #[serde(default)]
     pub backend: BackendName,
+    /// Which GPU, with backend cuda. Default: any that nodes count as nvidia.com/gpu.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
     /// Limits of the engine in each replica.
     #[serde(default)]
     pub engine: Engine,
@@ -118,6 +138,7 @@ impl ModelDeploymentSpec {
     pub(crate) fn cluster_fields(&self) -> Vec<&'static str> {
         let fields = [
             ("model.secretName", self.model.secret_name.is_some()),
+            ("accelerator", self.accelerator.is_some()),
             ("scaling", self.scaling.is_some()),
             ("placement", self.placement.is_some()),
             ("podTemplate", self.pod_template.is_some()),
@@ -185,6 +206,8 @@ pub enum BackendName {
     /// The processor's cores.
     #[default]
     Cpu,
+    /// One GPU of NVIDIA for each member.
+    Cuda,
     /// Nothing: a model of an engine says how long an answer takes.
     Sim,
 }
@@ -217,8 +240,8 @@ pub struct Engine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 16_777_216))]
     pub max_context_tokens: Option<u32>,
-    /// Memory of the KV cache of each replica, in bytes or with a suffix (512Mi, 2Gi).
-    /// Default: 1Gi.
+    /// Memory of the KV cache of each replica, in bytes or with a suffix (512Mi, 2Gi); with
+    /// backend cuda the GPU's. Default: 1Gi.
     #[serde(default = "defaults::kv_cache_memory")]
     pub kv_cache_memory: MemoryQuantity,
     /// Who may reuse the KV cache of an equal beginning of a prompt. `tenant`: requests of the

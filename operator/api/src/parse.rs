@@ -5,11 +5,13 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use naru_plan::power::PowerWish;
 use naru_plan::{
-    Amounts, Backend, BudgetName, Bytes, DeploymentName, Desired, EngineLimits, Millicores, Millis,
-    ModelSource, ModelUri, ObjectName, PrefixCache, ReplicaCount, ScalingWish, ServedName,
-    ServedNames, Sha256, Strategy, Template, TenantName, Threads, TokenCount, Watts, ZoneName,
+    Amounts, Backend, BudgetName, Bytes, DeploymentName, Desired, EngineLimits, LabelValue,
+    Millicores, Millis, ModelSource, ModelUri, ObjectName, PrefixCache, ReplicaCount, ResourceName,
+    ScalingWish, ServedName, ServedNames, Sha256, Strategy, Template, TenantName, Threads,
+    TokenCount, Watts, ZoneName,
 };
 
+use crate::accelerator::Accelerator;
 use crate::access::{Access, Placement, Power};
 use crate::model_deployment::{
     BackendName, Engine, Model, ModelDeployment, PrefixCachePolicy, ResourceAmounts, Resources,
@@ -60,16 +62,18 @@ fn parse_template(
     let spec = &deployment.spec;
     let model = parse_model(&spec.model, findings);
     let names = parse_names(spec.model.names.as_deref(), object, findings);
+    let backend = match spec.backend {
+        BackendName::Cpu => Some(Backend::Cpu),
+        BackendName::Cuda => parse_accelerator(spec.accelerator.as_ref(), findings),
+        BackendName::Sim => Some(Backend::Sim),
+    };
     let engine = parse_engine(&spec.engine, findings);
     let resources = parse_resources(&spec.resources, findings);
     let zones = parse_zones(spec.placement.as_ref(), findings);
     Some(Template {
         model: model?,
         names: names?,
-        backend: match spec.backend {
-            BackendName::Cpu => Backend::Cpu,
-            BackendName::Sim => Backend::Sim,
-        },
+        backend: backend?,
         engine: engine?,
         resources,
         zones,
@@ -86,6 +90,21 @@ fn parse_model(model: &Model, findings: &mut Findings) -> Option<ModelSource> {
         sha256: findings.keep(sha256, "spec.model.sha256")?,
         secret: findings.keep(secret, "spec.model.secretName")?,
     })
+}
+
+fn parse_accelerator(
+    accelerator: Option<&Accelerator>,
+    findings: &mut Findings,
+) -> Option<Backend> {
+    let Accelerator { resource, product, runtime_class_name } =
+        &accelerator.cloned().unwrap_or_default();
+    let resource = findings.keep(ResourceName::parse(resource), "spec.accelerator.resource");
+    let product = product.as_deref().map(LabelValue::parse).transpose();
+    let product = findings.keep(product, "spec.accelerator.product");
+    let runtime = runtime_class_name.as_deref().map(ObjectName::parse).transpose();
+    let runtime = findings.keep(runtime, "spec.accelerator.runtimeClassName");
+    let (resource, product, runtime) = (resource?, product?, runtime?);
+    Some(Backend::Cuda(naru_plan::Accelerator { resource, product, runtime }))
 }
 
 fn parse_names(

@@ -48,7 +48,7 @@ fn documents_are_refused_in_the_same_words() {
 #[test]
 fn documents_with_every_field_are_taken() {
     let wishes = check(&[Source { file: "a.yaml", text: ACCEPTED }]).expect("they are good");
-    assert_eq!(wishes.deployments.len(), 1);
+    assert_eq!(wishes.deployments.len(), 2);
     assert_eq!(wishes.tenants[0].keys.len(), 2);
     assert_eq!(wishes.power_budgets.len(), 2);
 }

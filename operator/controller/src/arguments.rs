@@ -10,8 +10,10 @@ pub(crate) fn of_worker(template: &Template, model: &str, threads: Option<usize>
     let engine = &template.engine;
     let mut arguments = Vec::new();
     let mut give = |flag: &str, value: String| arguments.extend([format!("--{flag}"), value]);
-    match template.backend {
+    match &template.backend {
         Backend::Cpu => {} // what a worker does unless it is told otherwise
+        // Its world shows it its one GPU as the first.
+        Backend::Cuda(_) => give("backend", "cuda".to_owned()),
         Backend::Sim => give("backend", "sim".to_owned()),
     }
     give("model", model.to_owned());
@@ -63,6 +65,9 @@ mod tests {
 
     #[test]
     fn arguments() {
+        check_flag("cores", "", "--backend", None);
+        check_flag("a GPU", "backend: cuda", "--backend", Some("cuda"));
+        check_flag("the first", "backend: cuda", "--device", None);
         check_flag("a model", "", "--model", Some("file:///m.gguf"));
         check_flag("threads", "", "--threads", Some("3"));
         check_flag("a default", "", "--max-sequences", Some("64"));

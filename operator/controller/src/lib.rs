@@ -21,6 +21,7 @@ mod clock;
 mod demand;
 pub mod election;
 pub mod kubernetes;
+mod last_words;
 pub mod machine;
 mod member;
 mod power;

@@ -71,6 +71,8 @@ pub enum Reason {
     Refused,
     /// A worker refused its configuration.
     ConfigRefused,
+    /// A worker found no accelerator that it can compute on.
+    NoUsableGpu,
     /// Weights are not where they should be, or are none that a worker can use.
     WeightsMissing,
     /// Whoever has the weights does not let the worker have them.
@@ -107,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is, in the order in which they are declared.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Serving,
         Self::Starting,
         Self::Fetching,
@@ -126,6 +128,7 @@ impl Reason {
         Self::QuotaExceeded,
         Self::Refused,
         Self::ConfigRefused,
+        Self::NoUsableGpu,
         Self::WeightsMissing,
         Self::WeightsUnauthorized,
         Self::WeightsUnreachable,

@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{DeploymentName, ModelUri, ObjectName, ServedNames, Sha256, ZoneName};
+use crate::names::{
+    DeploymentName, LabelValue, ModelUri, ObjectName, ResourceName, ServedNames, Sha256, ZoneName,
+};
 use crate::power::PowerWish;
 use crate::rollout::Rollout;
 use crate::scaling::ScalingWish;
@@ -78,12 +80,25 @@ pub struct ModelSource {
 }
 
 /// What computes a replica's steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// The processor's cores.
     Cpu,
+    /// One accelerator of each member.
+    Cuda(Accelerator),
     /// Nothing: it takes the time and the watts that a model of an engine would, and says so.
     Sim,
+}
+
+/// The accelerator of a member, in words of the world that hands them out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accelerator {
+    /// As what they are counted.
+    pub resource: ResourceName,
+    /// Which product; `None`: any.
+    pub product: Option<LabelValue>,
+    /// What runs members so that they reach it; `None`: what runs everything there.
+    pub runtime: Option<ObjectName>,
 }
 
 /// How much the engine takes on at a time.
@@ -155,6 +170,7 @@ impl Template {
             "backend",
             match self.backend {
                 Backend::Cpu => "cpu",
+                Backend::Cuda(_) => "cuda",
                 Backend::Sim => "sim",
             },
         );
@@ -192,6 +208,11 @@ impl Template {
         }
         if let Some(secret) = &self.model.secret {
             hash.field("secret", secret.as_str());
+        }
+        if let Backend::Cuda(Accelerator { resource, product, runtime }) = &self.backend {
+            hash.field("accelerator.resource", resource.as_str());
+            hash.field("accelerator.product", product.as_ref().map_or("", LabelValue::as_str));
+            hash.field("accelerator.runtime", runtime.as_ref().map_or("", ObjectName::as_str));
         }
         for zone in &self.zones {
             hash.field("zone", zone.as_str());

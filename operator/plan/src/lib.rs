@@ -29,12 +29,12 @@ mod units;
 pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX, Failures, STABLE_AFTER};
 pub use condition::{Condition, ConditionKind, Reason, Truth};
 pub use deployment::{
-    Amounts, Backend, Desired, EngineLimits, ModelSource, Overlay, PrefixCache, Resources,
-    Revision, Template,
+    Accelerator, Amounts, Backend, Desired, EngineLimits, ModelSource, Overlay, PrefixCache,
+    Resources, Revision, Template,
 };
 pub use names::{
-    BudgetName, ClaimedPath, DeploymentName, InvalidName, KeyName, ModelUri, ObjectName,
-    ServedName, ServedNames, Sha256, TenantName, ZoneName,
+    BudgetName, ClaimedPath, DeploymentName, InvalidName, KeyName, LabelValue, ModelUri,
+    ObjectName, ResourceName, ServedName, ServedNames, Sha256, TenantName, ZoneName,
 };
 pub use observed::{
     Observed, PendingReason, Phase, Replica, ReplicaId, WeightsFault, WorkerFailure,

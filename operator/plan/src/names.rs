@@ -43,6 +43,15 @@ pub enum InvalidName {
          digit"
     )]
     Zone(String),
+    /// A value that no machine could be labelled with.
+    #[error(
+        "{0:?} is no value of a label: 1 to 63 of A-Z a-z 0-9 . _ - that begin and end with a \
+         letter or digit"
+    )]
+    LabelValue(String),
+    /// A name under which no world counts anything.
+    #[error("{0:?} is not the name of a resource: DOMAIN/NAME, as in nvidia.com/gpu")]
+    Resource(String),
     /// A checksum that is not 64 hexadecimal digits.
     #[error("{0:?} is not a sha256: 64 of 0-9 a-f")]
     Sha256(String),
@@ -156,10 +165,7 @@ pub struct ZoneName(String);
 impl ZoneName {
     /// Parses a zone; `InvalidName::Zone` when no machine could bear it.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        let outer = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-        let ends_well = outer(text.bytes().next()) && outer(text.bytes().last());
-        if ends_well && text.len() <= 63 && text.bytes().all(inner) {
+        if is_label_value(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidName::Zone(text.to_owned()))
@@ -167,6 +173,53 @@ impl ZoneName {
     }
 
     /// The zone as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_label_value(text: &str) -> bool {
+    let outer = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let ends_well = outer(text.bytes().next()) && outer(text.bytes().last());
+    ends_well && text.len() <= 63 && text.bytes().all(inner)
+}
+
+/// What a machine's label may say of it; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelValue(String);
+
+impl LabelValue {
+    /// Parses a value; `InvalidName::LabelValue` when no machine could bear it.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        if is_label_value(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::LabelValue(text.to_owned()))
+        }
+    }
+
+    /// The value as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name under which a world counts devices: `DOMAIN/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceName(String);
+
+impl ResourceName {
+    /// Parses a name; `InvalidName::Resource` when no device is counted under such.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let is_sound = text.len() <= 253
+            && text.split_once('/').is_some_and(|(domain, name)| {
+                domain.split('.').all(is_dns_label) && is_label_value(name)
+            });
+        if is_sound { Ok(Self(text.to_owned())) } else { Err(InvalidName::Resource(text.into())) }
+    }
+
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -344,6 +397,13 @@ mod tests {
         check("a cloud's may have capitals", ZoneName::parse("AZ_1.b").is_ok());
         check("not empty", ZoneName::parse("").is_err());
         check("without a dash at the end", ZoneName::parse("a-").is_err());
+        check("a product", LabelValue::parse("NVIDIA-H100-80GB-HBM3").is_ok());
+        check("not as people write it", LabelValue::parse("NVIDIA H100").is_err());
+        check("GPUs", ResourceName::parse("nvidia.com/gpu").is_ok());
+        check("parts of GPUs", ResourceName::parse("nvidia.com/mig-1g.10gb").is_ok());
+        check("nobody's devices", ResourceName::parse("gpu").is_err());
+        check("nor somebody's none", ResourceName::parse("nvidia.com/").is_err());
+        check("a domain", ResourceName::parse("NVIDIA/gpu").is_err());
         check("63 characters fit", ZoneName::parse(&"a".repeat(63)).is_ok());
         check("64 do not", ZoneName::parse(&"a".repeat(64)).is_err());
     }

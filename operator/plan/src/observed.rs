@@ -150,6 +150,8 @@ pub enum WorkerFailure {
     Weights(WeightsFault, String),
     /// It refused its configuration; its own words.
     Config(String),
+    /// It found no accelerator that it can compute on; its own words.
+    NoUsableGpu(String),
     /// It wanted more memory than it may use and was killed for it.
     OutOfMemory(String),
     /// The machine it ran on is gone, or has not been heard of for too long.
@@ -163,6 +165,7 @@ impl fmt::Display for WorkerFailure {
         match self {
             Self::Weights(_, words)
             | Self::Config(words)
+            | Self::NoUsableGpu(words)
             | Self::OutOfMemory(words)
             | Self::NodeLost(words)
             | Self::Ended(words) => f.write_str(words),

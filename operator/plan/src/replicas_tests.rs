@@ -233,6 +233,14 @@ fn pending_replicas() {
     check("one that drained before it ran is gone in time", 0, [draining(no_room(0), 65)], "x0");
 }
 
+fn cuda(resource: &str, product: Option<&str>, runtime: Option<&str>) -> Backend {
+    Backend::Cuda(Accelerator {
+        resource: ResourceName::parse(resource).unwrap(),
+        product: product.map(|product| LabelValue::parse(product).unwrap()),
+        runtime: runtime.map(|runtime| ObjectName::parse(runtime).unwrap()),
+    })
+}
+
 #[test]
 fn revisions() {
     let revision = |change: fn(&mut Template)| {
@@ -244,12 +252,21 @@ fn revisions() {
         assert_ne!(revision(change), revision(|_| ()), "{fact}");
     };
     differs("another backend", |template| template.backend = Backend::Sim);
+    differs("an accelerator", |template| template.backend = cuda("a/b", None, None));
     differs("a zone", |template| template.zones = [ZoneName::parse("a").unwrap()].into());
     differs("another overlay", |template| template.overlay = Overlay("{}".into()));
     differs("a request", |template| {
         template.resources.requests.cpu = Some(Millicores(1));
     });
     differs("a limit", |template| template.resources.limits.memory = Some(Bytes(1)));
+    let accelerated = |resource, product, runtime| {
+        Template { backend: cuda(resource, product, runtime), ..new_template() }.revision()
+    };
+    let any = accelerated("a/b", None, None);
+    assert_ne!(accelerated("a/c", None, None), any, "counted as another");
+    assert_ne!(accelerated("a/b", Some("h"), None), any, "one product");
+    assert_ne!(accelerated("a/b", None, Some("h")), any, "another runtime");
+    assert_ne!(accelerated("a/b", None, Some("h")), accelerated("a/b", Some("h"), None));
     let placed = |zone: &str, overlay: &str| {
         let zones = [ZoneName::parse(zone).unwrap()].into();
         let overlay = Overlay(overlay.into());
@@ -334,6 +351,28 @@ fn how_far_a_fetch_is() {
     check("much", 0, Some(140_000_000_000), ": 0 % of 140 GB");
 }
 
+/// A replica that has never answered, and ended so.
+fn refused(failure: WorkerFailure) -> Replica {
+    let phase = Phase::Stopped { at: NOW, failure };
+    Replica { phase, has_served: false, failures: Failures(1), ..ready(0) }
+}
+
+#[test]
+fn workers_that_cannot_begin() {
+    check_status(
+        "a refusal",
+        1,
+        [refused(WorkerFailure::Config("unknown architecture \"x\"".into()))],
+        "False ConfigRefused, False ConfigRefused, Unknown Fetching",
+    );
+    check_status(
+        "no accelerator",
+        1,
+        [refused(WorkerFailure::NoUsableGpu("no usable GPU: no driver".into()))],
+        "False NoUsableGpu, False NoUsableGpu, Unknown Fetching",
+    );
+}
+
 #[test]
 fn conditions() {
     let fetching = Replica {
@@ -341,12 +380,7 @@ fn conditions() {
         has_served: false,
         ..ready(0)
     };
-    let refused = |failure| {
-        let phase = Phase::Stopped { at: NOW, failure };
-        Replica { phase, has_served: false, failures: Failures(1), ..ready(0) }
-    };
     let no_file = refused(WorkerFailure::Weights(WeightsFault::Missing, "no such file".into()));
-    let no_sense = refused(WorkerFailure::Config("unknown architecture \"x\"".into()));
     check_status("all is well", 1, [ready(0)], "True Serving, True Serving, True WeightsLoaded");
     check_status(
         "nothing is wished",
@@ -362,12 +396,6 @@ fn conditions() {
         1,
         [no_file],
         "False WeightsMissing, False WeightsMissing, False WeightsMissing",
-    );
-    check_status(
-        "a refusal",
-        1,
-        [no_sense],
-        "False ConfigRefused, False ConfigRefused, Unknown Fetching",
     );
     check_status(
         "a crash",

@@ -272,6 +272,7 @@ fn failure_reason(failure: &WorkerFailure) -> Reason {
             WeightsFault::NoSpace => Reason::DiskFull,
         },
         WorkerFailure::Config(_) => Reason::ConfigRefused,
+        WorkerFailure::NoUsableGpu(_) => Reason::NoUsableGpu,
         WorkerFailure::OutOfMemory(_) => Reason::OutOfMemoryKilled,
         WorkerFailure::NodeLost(_) => Reason::NodeLost,
         WorkerFailure::Ended(_) => Reason::BackingOff,

@@ -5,9 +5,11 @@
 //!   get. Gateway and worker refuse with the same words because both refuse through here.
 //! - [`Snapshot`]: which models exist, where, and who may use them, as the control side tells the
 //!   gateway; [`control::v1`] is the gRPC by which it does (`Follow`).
+//! - [`log`]: what the last line of a worker's log tells programs.
 //! - [`tls`]: how they prove to each other who they are.
 //! - [`Unstalled`]: how both treat a peer that stopped reading.
 
+pub mod log;
 pub mod openai;
 mod snapshot;
 pub mod tls;

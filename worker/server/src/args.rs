@@ -6,11 +6,14 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use crate::cuda;
+
 const EXAMPLES: &str = "\
 Examples:
   naru-worker --model ./SmolLM2-135M-Instruct.Q4_1.gguf
   naru-worker --model hf://Qwen/Qwen2.5-0.5B-Instruct --served-name qwen
   naru-worker --model sim://llama-3.1-8b-h100 --backend sim --sim-speed 10
+  naru-worker --model ./model.gguf --backend cuda --device 1
   naru-worker --model https://models.example/m.gguf --sha256 9f86d0… --listen 0.0.0.0:8000
 
 Environment:
@@ -26,7 +29,7 @@ Environment:
   NARU_CPU_LEVEL             portable, avx2 or avx512: use no more than this
   NARU_LOG                   what to log, e.g. `info` or `naru_worker=debug`
 
-Exit codes: 0 done, 1 failed, 2 bad usage.";
+Exit codes: 0 done, 1 failed, 2 bad usage or no usable GPU.";
 
 /// Serves one model over OpenAI's HTTP API.
 #[derive(Debug, Clone, Parser)]
@@ -40,6 +43,10 @@ pub(crate) struct Args {
     /// What computes
     #[arg(long, value_enum, default_value = "cpu")]
     pub(crate) backend: BackendArg,
+
+    /// With --backend cuda: which of this machine's GPUs, counted from 0 [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) device: Option<u32>,
 
     /// Address of the OpenAI API; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
@@ -136,6 +143,9 @@ pub(crate) struct Args {
 pub(crate) enum BackendArg {
     /// The processor's cores
     Cpu,
+    /// One NVIDIA GPU.
+    #[value(help = cuda::HELP)]
+    Cuda,
     /// Nothing: a model of time and watts, for tests of everything above the engine
     Sim,
 }

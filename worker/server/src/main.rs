@@ -9,6 +9,7 @@
 mod args;
 mod clock;
 mod control;
+mod cuda;
 mod drive;
 mod http;
 mod load;
@@ -27,12 +28,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
+use naru_protocol::log::NO_USABLE_GPU;
 use naru_protocol::tls::{Identity, Role};
 use naru_protocol::worker::v1::WeightsFault;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
-use crate::args::Args;
+use crate::args::{Args, BackendArg};
 use crate::http::{Connections, Http};
 use crate::load::{EngineSettings, Source};
 use crate::member::{Failure, Member, Phase};
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
+    if let Some(Err(why)) = plan.gpu.map(cuda::probe) {
+        tracing::error!(fault = NO_USABLE_GPU, "no usable GPU: {why}");
+        return ExitCode::from(BAD_USAGE);
+    }
     allow_many_files();
     // Connections are served by two threads, and whatever may take long by a few more.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -98,6 +104,8 @@ struct Plan {
     args: Args,
     model: Model,
     settings: EngineSettings,
+    /// The number of the GPU that computes, if one does.
+    gpu: Option<u32>,
 }
 
 /// What is served.
@@ -131,15 +139,16 @@ impl Plan {
             let why = "--tls-dir needs --ops-listen: probes and Prometheus show no certificate";
             return Err(anyhow::Error::msg(why));
         }
+        let gpu = gpu(&args)?;
         let model = match SimSettings::new(&args)? {
             Some(sim) => Model::Simulated(sim),
             None => Model::Weights(args.model.parse().context("--model")?),
         };
-        Ok(Self { args, model, settings })
+        Ok(Self { args, model, settings, gpu })
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let Self { args, model, settings } = self;
+        let Self { args, model, settings, gpu: _ } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
         if names.is_empty() {
@@ -155,6 +164,15 @@ impl Plan {
         }
         tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member)));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
+    }
+}
+
+/// Which GPU computes. Errors: one is named for a backend that uses none.
+fn gpu(args: &Args) -> anyhow::Result<Option<u32>> {
+    match (args.backend, args.device) {
+        (BackendArg::Cuda, device) => Ok(Some(device.unwrap_or(0))),
+        (_, None) => Ok(None),
+        (_, Some(_)) => Err(anyhow::Error::msg("--device needs --backend cuda")),
     }
 }
 

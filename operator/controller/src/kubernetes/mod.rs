@@ -19,7 +19,6 @@ mod events;
 mod failed_creates;
 mod follow;
 mod labels;
-mod last_words;
 mod lead;
 mod load;
 mod metrics;

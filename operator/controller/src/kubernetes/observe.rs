@@ -15,13 +15,18 @@ use naru_protocol::worker::v1::{State, StatusReport};
 
 use super::build::CONTAINER;
 use super::labels::{self, DRAIN_SINCE, HTTP_PORT};
-use super::last_words::{self, LastWords};
+use crate::last_words::{self, LastWords};
 use crate::member::weights_fault;
 
 /// A node that has not been Ready for this long beyond the cluster's own patience is lost.
 const LOST_AFTER_MS: u64 = 20_000;
 /// A pod on a node that nobody knows is not believed to be new any more after this.
 const UNKNOWN_NODE_AFTER_MS: u64 = 60_000;
+/// The exit code of a worker that cannot even begin.
+const CANNOT_BEGIN: i32 = 2;
+/// What lets a worker have a GPU, where it finds none.
+const GPU_NEEDS: &str = "its node needs NVIDIA's driver and device plugin, and its pod a runtime \
+                         class that gives it the driver (accelerator.runtimeClassName)";
 
 /// What counts of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +86,8 @@ pub(super) fn replica(parts: Parts<'_>) -> Option<Replica> {
     let phase = parts.phase();
     let restarts =
         container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0));
-    let is_down = matches!(phase, Phase::Stopped { .. });
+    let is_counted = container.is_some_and(|container| parts.cannot_begin(container).is_some());
+    let is_down = matches!(phase, Phase::Stopped { .. }) && !is_counted;
     Some(Replica {
         id,
         revision,
@@ -245,6 +251,9 @@ impl Parts<'_> {
                 _ => Phase::Pending { why: waiting_for(reason, words, &container.image) },
             };
         }
+        if let Some(ended) = self.cannot_begin(container) {
+            return Phase::Stopped { at: finished(ended), failure: failure(ended, None) };
+        }
         let is_ready = is_true(pod, "Ready");
         match self.told.filter(|told| told.is_live) {
             Some(told) => self.reported(&told.report, is_ready, last),
@@ -252,6 +261,18 @@ impl Parts<'_> {
             None if is_ready => Phase::Ready,
             None => Phase::Pending { why: PendingReason::Placing },
         }
+    }
+
+    /// How the run before this one ended, if it could not even begin: that stands until this one
+    /// says anything, or the reason would come and go with each start.
+    fn cannot_begin<'s>(
+        &self,
+        container: &'s ContainerStatus,
+    ) -> Option<&'s ContainerStateTerminated> {
+        container.state.as_ref()?.running.as_ref()?;
+        let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+        let has_begun = self.is_live() || container.started == Some(true);
+        (ended.exit_code == CANNOT_BEGIN && !has_begun).then_some(ended)
     }
 
     fn reported(
@@ -336,9 +357,14 @@ fn failure(ended: &ContainerStateTerminated, told: Option<&Told>) -> WorkerFailu
     let logged = ended.message.as_deref().and_then(last_words::of);
     let has_served = told.is_some_and(|told| told.has_served);
     match (code, logged) {
-        (2, Some(LastWords { words, .. })) => WorkerFailure::Config(words),
-        (2, None) => WorkerFailure::Config("the worker refused its arguments".to_owned()),
-        (1, Some(LastWords { words, fault })) if !has_served => {
+        (CANNOT_BEGIN, Some(LastWords { words, lacks_gpu: true, .. })) => {
+            WorkerFailure::NoUsableGpu(format!("{words}; {GPU_NEEDS}"))
+        }
+        (CANNOT_BEGIN, Some(LastWords { words, .. })) => WorkerFailure::Config(words),
+        (CANNOT_BEGIN, None) => {
+            WorkerFailure::Config("the worker refused its arguments".to_owned())
+        }
+        (1, Some(LastWords { words, fault, .. })) if !has_served => {
             WorkerFailure::Weights(weights_fault(fault), words)
         }
         (code, Some(LastWords { words, .. })) => {

@@ -220,6 +220,39 @@ fn workers_that_end() {
 }
 
 #[test]
+fn workers_without_a_gpu() {
+    let log = r#"{"level":"ERROR","message":"no usable GPU: no driver","fault":"NO_USABLE_GPU"}"#;
+    let why = |case: &Case| {
+        let replica = replica(case.parts()).unwrap();
+        let Phase::Stopped { at, failure } = replica.phase else { return None };
+        let seconds_ago = (NOW.0 - at.0) / 1000;
+        Some((failure, seconds_ago, replica.failures.0))
+    };
+    let expected = |failures| {
+        let words = "no usable GPU: no driver; its node needs NVIDIA's driver and device plugin, \
+                     and its pod a runtime class that gives it the driver \
+                     (accelerator.runtimeClassName)";
+        Some((WorkerFailure::NoUsableGpu(words.to_owned()), 9, failures))
+    };
+    let ended_so = || ended(2, "Error", 9, log);
+    let of = |state, last, restarts| case(Some(pod_with(state, last, restarts, false)));
+    assert_eq!(why(&of(ended_so(), json!({}), 0)), expected(1), "it ended");
+    let back_off = waiting("CrashLoopBackOff", "back-off 10s");
+    assert_eq!(why(&of(back_off, ended_so(), 0)), expected(1), "it waits for its next start");
+    let again = || of(running(), ended_so(), 1);
+    assert_eq!(why(&again()), expected(1), "it is started, and says nothing");
+    let heard = Case { told: Some(told(State::Loading)), ..again() };
+    check("it has found one", &heard, "loading");
+    let ready = case(Some(pod_with(running(), ended_so(), 1, true)));
+    check("it answers, and only the kubelet hears it", &ready, "ready s");
+    let config = r#"{"level":"ERROR","message":"--device needs --backend cuda"}"#;
+    let config = of(running(), ended(2, "Error", 9, config), 1);
+    check("arguments stay as they are, too", &config, "stopped: --device needs --backend cuda");
+    let loads = of(running(), ended(1, "Error", 9, log), 1);
+    check("what had begun may begin", &loads, "pending: it is about to be placed");
+}
+
+#[test]
 fn drains() {
     let draining = |pod| Case {
         set: set(json!({"annotations": {"naru.dev/drain-since": ago(10)}})),

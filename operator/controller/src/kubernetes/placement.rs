@@ -28,11 +28,13 @@ struct Place {
     room: Room,
 }
 
-/// Amounts of processor and memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Amounts of processor, memory and devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Room {
     millicores: u64,
     bytes: u64,
+    /// By the resource as which a device plugin counts them.
+    devices: BTreeMap<String, u64>,
 }
 
 /// The nodes, and what naru's pods hold of each.
@@ -77,9 +79,9 @@ impl Placement {
         let mut unexplained = 0;
         let mut groups: BTreeMap<(usize, String), Vec<&str>> = BTreeMap::new();
         for (name, place) in &self.places {
-            let room = place.room.without(held.get(name).copied().unwrap_or_default());
+            let room = held.get(name).map_or(place.room.clone(), |held| place.room.without(held));
             let refusal = RULES.iter().enumerate().find_map(|(order, rule)| {
-                let words = rule(&ask, place, room)?;
+                let words = rule(&ask, place, &room)?;
                 // The last rules first: nodes of these lack the least.
                 Some((RULES.len() - order, words))
             });
@@ -146,28 +148,30 @@ impl<'a> Ask<'a> {
 }
 
 /// A reason to refuse a pod, of a place with so much room left.
-type Rule = fn(&Ask<'_>, &Place, Room) -> Option<String>;
+type Rule = fn(&Ask<'_>, &Place, &Room) -> Option<String>;
 
 /// The first that refuses gives the reason.
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 9] = [
     is_not_ready,
     is_cordoned,
     is_in_another_zone,
+    has_no_device,
     lacks_a_label,
     has_a_taint,
+    is_short_of_devices,
     is_short_of_memory,
     is_short_of_cores,
 ];
 
-fn is_not_ready(_: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
+fn is_not_ready(_: &Ask<'_>, place: &Place, _: &Room) -> Option<String> {
     (!place.is_ready).then(|| "not ready".to_owned())
 }
 
-fn is_cordoned(_: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
+fn is_cordoned(_: &Ask<'_>, place: &Place, _: &Room) -> Option<String> {
     place.is_cordoned.then(|| "cordoned".to_owned())
 }
 
-fn is_in_another_zone(ask: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
+fn is_in_another_zone(ask: &Ask<'_>, place: &Place, _: &Room) -> Option<String> {
     let zones = ask.zones?;
     match place.labels.get(ZONE) {
         Some(zone) if zones.contains(zone) => None,
@@ -176,13 +180,19 @@ fn is_in_another_zone(ask: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
     }
 }
 
-fn lacks_a_label(ask: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
+/// Whatever its labels say, it has none: that is said rather than which it should be.
+fn has_no_device(ask: &Ask<'_>, place: &Place, _: &Room) -> Option<String> {
+    let name = ask.room.devices.keys().find(|name| place.room.devices_of(name) == 0)?;
+    Some(format!("no {name}"))
+}
+
+fn lacks_a_label(ask: &Ask<'_>, place: &Place, _: &Room) -> Option<String> {
     let mut wished = ask.selector.into_iter().flatten();
     let (key, value) = wished.find(|(key, value)| place.labels.get(*key) != Some(*value))?;
     Some(format!("no label {key}={value}"))
 }
 
-fn has_a_taint(ask: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
+fn has_a_taint(ask: &Ask<'_>, place: &Place, _: &Room) -> Option<String> {
     let refuses = |taint: &&Taint| {
         taint.effect != "PreferNoSchedule" && !ask.tolerations.iter().any(|t| tolerates(t, taint))
     };
@@ -192,12 +202,23 @@ fn has_a_taint(ask: &Ask<'_>, place: &Place, _: Room) -> Option<String> {
     Some(format!("taint {}{equals}{value}:{}", taint.key, taint.effect))
 }
 
-fn is_short_of_memory(ask: &Ask<'_>, _: &Place, room: Room) -> Option<String> {
+fn is_short_of_devices(ask: &Ask<'_>, place: &Place, room: &Room) -> Option<String> {
+    let short = |(name, asked): (&String, &u64)| {
+        let short = asked.saturating_sub(room.devices_of(name));
+        (short > 0).then(|| (name.clone(), short))
+    };
+    let (name, short) = ask.room.devices.iter().find_map(short)?;
+    let all = place.room.devices_of(&name);
+    let held = all - room.devices_of(&name);
+    Some(format!("insufficient {name}: {short} short, {held} of {all} taken"))
+}
+
+fn is_short_of_memory(ask: &Ask<'_>, _: &Place, room: &Room) -> Option<String> {
     let short = ask.room.bytes.checked_sub(room.bytes).filter(|short| *short > 0)?;
     Some(format!("{} of memory short", memory(short)))
 }
 
-fn is_short_of_cores(ask: &Ask<'_>, _: &Place, room: Room) -> Option<String> {
+fn is_short_of_cores(ask: &Ask<'_>, _: &Place, room: &Room) -> Option<String> {
     let short = ask.room.millicores.checked_sub(room.millicores).filter(|short| *short > 0)?;
     Some(format!("{} cores short", tenths_up(short, 1000)))
 }
@@ -250,7 +271,7 @@ fn held<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<String, Room> {
         let (Some(node), Some(spec)) = (node_name(pod), &pod.spec) else { continue };
         if !matches!(phase, Some("Succeeded" | "Failed")) {
             let sum = held.entry(node.to_owned()).or_default();
-            *sum = sum.with(requests(spec));
+            *sum = std::mem::take(sum).with(requests(spec));
         }
     }
     held
@@ -265,7 +286,7 @@ fn requests(spec: &PodSpec) -> Room {
 }
 
 impl Room {
-    const ENDLESS: Self = Self { millicores: u64::MAX, bytes: u64::MAX };
+    const ENDLESS: Self = Self { millicores: u64::MAX, bytes: u64::MAX, devices: BTreeMap::new() };
 
     fn of(amounts: &BTreeMap<String, Quantity>, without: Self) -> Self {
         let text = |name| amounts.get(name).map(|amount: &Quantity| amount.0.clone());
@@ -274,22 +295,47 @@ impl Room {
         Self {
             millicores: millicores.unwrap_or(without.millicores),
             bytes: bytes.unwrap_or(without.bytes),
+            devices: devices(amounts),
         }
     }
 
+    fn devices_of(&self, name: &str) -> u64 {
+        self.devices.get(name).copied().unwrap_or_default()
+    }
+
     fn with(self, other: Self) -> Self {
+        let mut devices = self.devices;
+        for (name, number) in other.devices {
+            let sum = devices.entry(name).or_default();
+            *sum = sum.saturating_add(number);
+        }
         Self {
+            devices,
             millicores: self.millicores.saturating_add(other.millicores),
             bytes: self.bytes.saturating_add(other.bytes),
         }
     }
 
-    fn without(self, other: Self) -> Self {
+    fn without(&self, other: &Self) -> Self {
+        let left = |(name, number): (&String, &u64)| {
+            (name.clone(), number.saturating_sub(other.devices_of(name)))
+        };
         Self {
+            devices: self.devices.iter().map(left).collect(),
             millicores: self.millicores.saturating_sub(other.millicores),
             bytes: self.bytes.saturating_sub(other.bytes),
         }
     }
+}
+
+/// What device plugins count: of their names alone, each belongs to a domain.
+fn devices(amounts: &BTreeMap<String, Quantity>) -> BTreeMap<String, u64> {
+    let device = |(name, amount): (&String, &Quantity)| {
+        // Whole numbers, written as those of bytes are.
+        let number = MemoryQuantity(amount.0.clone()).bytes().filter(|_| name.contains('/'))?;
+        Some((name.clone(), number))
+    };
+    amounts.iter().filter_map(device).filter(|(_, number)| *number > 0).collect()
 }
 
 fn memory(bytes: u64) -> String {

@@ -105,6 +105,48 @@ fn what_others_hold() {
 }
 
 #[test]
+fn devices() {
+    const GPU: &str = "nvidia.com/gpu";
+    let with = |gpus: u32| {
+        let mut node = node("riyadh", json!({}));
+        let allocatable = node.status.as_mut().unwrap().allocatable.as_mut().unwrap();
+        allocatable.insert(GPU.into(), Quantity(gpus.to_string()));
+        node
+    };
+    let asking = |gpus: u32, node: &str, more: Value| {
+        let mut pod = pod("1Gi", more);
+        let spec = pod.spec.as_mut().unwrap();
+        spec.node_name = Some(node.to_owned());
+        let requests = spec.containers[0].resources.as_mut().unwrap().requests.as_mut().unwrap();
+        requests.insert(GPU.into(), Quantity(gpus.to_string()));
+        pod
+    };
+    let product = json!({"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"}});
+    let say = |fact, node: Node, others: &[Pod], gpus, more: &Value, line: &str| {
+        let line = format!("no node takes it: n: {line}");
+        check(fact, &[("n", node)], others, &asking(gpus, "", more.clone()), SAID, &line);
+    };
+    let any = &json!({});
+    say("a node without any", node("riyadh", json!({})), &[], 1, any, "no nvidia.com/gpu");
+    say("or one whose are all ill", with(0), &[], 1, &product, "no nvidia.com/gpu");
+    say("another product", with(2), &[], 1, &product, "no label nvidia.com/gpu.product=NVIDIA-L4");
+    let taken = [asking(1, "n", json!({})), asking(1, "n", json!({})), asking(1, "m", json!({}))];
+    let line = "insufficient nvidia.com/gpu: 1 short, 2 of 2 taken";
+    say("all taken", with(2), &taken, 1, any, line);
+    let line = "insufficient nvidia.com/gpu: 2 short, 1 of 2 taken";
+    say("too few left", with(2), &taken[1..], 3, any, line);
+    let said = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: none.";
+    let line = "no node takes it: n: too little nvidia.com/gpu left beside other pods";
+    let last = &asking(1, "", json!({}));
+    check("taken by pods that are not ours", &[("n", with(2))], &taken[1..], last, said, line);
+    let nodes = [("m", node("riyadh", json!({}))), ("n", with(2))];
+    let line = "no node takes it: n: insufficient nvidia.com/gpu: 1 short, 2 of 2 taken; \
+                m: no nvidia.com/gpu";
+    check("who lacks least comes first", &nodes, &taken, last, SAID, line);
+    check("who asks for none", &nodes[..1], &[], &pod("1Gi", json!({})), SAID, SAID);
+}
+
+#[test]
 fn many_nodes() {
     let fits = &pod("1Gi", in_zone("riyadh"));
     check("none", &[], &[], fits, SAID, "the cluster has no nodes");

@@ -4,21 +4,37 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStderr;
 
+use crate::last_words::{self, LastWords};
+
 /// Longest line that is passed on whole; the rest of a longer one becomes lines of its own.
 const LINE_BYTES_MAX: u64 = 16 << 10;
 
-/// Passes every line on until the worker closes its standard error.
-pub(super) async fn forward(stderr: ChildStderr, replica: String, hides_progress: bool) {
+/// Passes every line on until the worker closes its standard error; returns its last error.
+pub(super) async fn forward(
+    stderr: ChildStderr,
+    replica: String,
+    hides_progress: bool,
+) -> Option<LastWords> {
+    let mut last = None;
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
         line.clear();
         let mut bounded = (&mut reader).take(LINE_BYTES_MAX);
         match bounded.read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => pass_on(String::from_utf8_lossy(&line).trim_end(), &replica, hides_progress),
+            Ok(0) | Err(_) => return last,
+            Ok(_) => {
+                let line = String::from_utf8_lossy(&line);
+                last = error(&line).or(last);
+                pass_on(line.trim_end(), &replica, hides_progress);
+            }
         }
     }
+}
+
+/// The error that a line of the log tells; other text is for people.
+fn error(line: &str) -> Option<LastWords> {
+    last_words::of(line).filter(|_| line.starts_with('{'))
 }
 
 fn pass_on(line: &str, replica: &str, hides_progress: bool) {

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use naru_plan::{DeploymentName, ReplicaId, WorkerFailure};
 use naru_protocol::worker::v1::StatusReport;
@@ -13,13 +14,17 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use super::logs;
+use crate::last_words::LastWords;
 use crate::member::{self, Heard, Order};
 
 /// Longest first line of a worker.
 const FIRST_LINE_BYTES_MAX: u64 = 4096;
+/// What is left of a log is waited for this long once its worker is gone.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which run of which worker.
 #[derive(Clone, Debug)]
@@ -105,18 +110,19 @@ pub(super) fn spawn(
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    if let Some(stderr) = child.stderr.take() {
+    let log = child.stderr.take().map(|stderr| {
         let tag = format!("{}-{}", identity.deployment.name(), identity.replica);
-        tokio::spawn(logs::forward(stderr, tag, hides_progress));
-    }
+        tokio::spawn(logs::forward(stderr, tag, hides_progress))
+    });
     let (sender, orders) = mpsc::channel(member::ORDERS_MAX);
-    let task = tokio::spawn(attend(child, identity, events, orders));
+    let task = tokio::spawn(attend(child, log, identity, events, orders));
     Ok(Handle { orders: sender, task })
 }
 
 /// Follows a worker until its process is gone.
 async fn attend(
     mut child: Child,
+    log: Option<JoinHandle<Option<LastWords>>>,
     identity: Identity,
     events: mpsc::Sender<Event>,
     orders: mpsc::Receiver<Order>,
@@ -128,7 +134,12 @@ async fn attend(
         ended = child.wait() => ended,
         () = follow(stdout, &teller, orders) => child.wait().await,
     };
-    teller.tell(What::Ended(failure(ended))).await;
+    // Its log ends with it, unless somebody else holds that open.
+    let said = match log {
+        Some(log) => timeout(LAST_WORDS_WITHIN, log).await.ok().and_then(Result::ok).flatten(),
+        None => None,
+    };
+    teller.tell(What::Ended(failure(ended, said))).await;
 }
 
 struct Teller {
@@ -143,11 +154,16 @@ impl Teller {
     }
 }
 
-fn failure(ended: std::io::Result<ExitStatus>) -> WorkerFailure {
+fn failure(ended: std::io::Result<ExitStatus>, said: Option<LastWords>) -> WorkerFailure {
     match ended {
-        Ok(status) if status.code() == Some(2) => {
-            WorkerFailure::Config("the worker refused its arguments; its log says why".to_owned())
-        }
+        Ok(status) if status.code() == Some(2) => match said {
+            Some(LastWords { words, lacks_gpu: true, .. }) => WorkerFailure::NoUsableGpu(words),
+            Some(LastWords { words, .. }) => WorkerFailure::Config(words),
+            None => {
+                let words = "the worker refused its arguments; its log says why";
+                WorkerFailure::Config(words.to_owned())
+            }
+        },
         Ok(status) => WorkerFailure::Ended(format!("the worker ended: {status}")),
         Err(error) => WorkerFailure::Ended(format!("the worker was lost: {error}")),
     }

@@ -64,6 +64,18 @@ async fn a_worker_does_not_outlive_its_parent() {
     assert!(worker.exit_code().is_some());
 }
 
+/// No machine has so many: the same is said with an NVIDIA driver and without one.
+#[test]
+fn no_usable_gpu_is_said_in_one_line() {
+    let uri = "https://192.0.2.1/m.gguf";
+    let gpu = ["--backend", "cuda", "--device", "999"];
+    let (code, said) = fail(command(&[&["--model", uri], &gpu[..]].concat()));
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "before any weights: {said}");
+    let line: serde_json::Value = serde_json::from_str(&said).expect("a line of the log");
+    assert_eq!((&line["level"], &line["fault"]), (&json!("ERROR"), &json!("NO_USABLE_GPU")));
+    assert!(line["message"].as_str().expect("words").starts_with("no usable GPU: "), "{said}");
+}
+
 #[test]
 fn bad_usage_is_exit_code_2() {
     for (arguments, part) in [
@@ -75,6 +87,7 @@ fn bad_usage_is_exit_code_2() {
         (&["--model", "sim://qwen3-8b-h100"], "--backend sim"),
         (&["--model", "sim://nothing", "--backend", "sim"], "llama-3.1-8b-h100"),
         (&["--model", "x", "--sim-speed", "3"], "--backend sim"),
+        (&["--model", "x", "--device", "1"], "--backend cuda"),
         (&["--listen", "127.0.0.1:0"], "--model"),
     ] {
         let (code, said) = fail(command(arguments));

@@ -166,6 +166,50 @@ fn an_overlay() {
 }
 
 #[test]
+fn a_gpu() {
+    let cuda = "backend: cuda";
+    let container = |path: &str| format!("/containers/0{path}");
+    check_pod(
+        "one GPU",
+        cuda,
+        &container("/resources"),
+        json!({"limits": {"nvidia.com/gpu": "1"}}),
+    );
+    let memory = "backend: cuda, resources: {limits: {memory: 2Gi}}";
+    let limits = json!({"memory": "2147483648", "nvidia.com/gpu": "1"});
+    check_pod("beside memory", memory, &container("/resources/limits"), limits);
+    let part = "backend: cuda, accelerator: {resource: nvidia.com/mig-1g.10gb}";
+    let limits = json!({"nvidia.com/mig-1g.10gb": "1"});
+    check_pod("a part of one", part, &container("/resources/limits"), limits);
+    let taint = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoSchedule"});
+    check_pod("on nodes for it", cuda, "/tolerations", json!([taint("nvidia.com/gpu")]));
+    let both = json!([taint("nvidia.com/gpu"), taint("nvidia.com/mig-1g.10gb")]);
+    check_pod("on nodes for either", part, "/tolerations", both);
+    let other = "backend: cuda, podTemplate: {tolerations: [{key: k, operator: Exists}]}";
+    let other_too = json!([taint("nvidia.com/gpu"), {"key": "k", "operator": "Exists"}]);
+    check_pod("and on those that it may", other, "/tolerations", other_too);
+    check_pod("any product", cuda, "/nodeSelector", Value::Null);
+    let product = "backend: cuda, accelerator: {product: NVIDIA-L4, runtimeClassName: nvidia}, \
+                   podTemplate: {nodeSelector: {pool: b}}";
+    let selector = json!({"nvidia.com/gpu.product": "NVIDIA-L4", "pool": "b"});
+    check_pod("one product", product, "/nodeSelector", selector);
+    check_pod("a runtime", product, "/runtimeClassName", json!("nvidia"));
+    check_pod("the cluster's runtime", cuda, "/runtimeClassName", Value::Null);
+    let shm = json!({"name": "naru-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}});
+    check_pod("shared memory", cuda, "/volumes/1", shm);
+    let mount = json!({"name": "naru-shm", "mountPath": "/dev/shm"});
+    check_pod("where it is looked for", cuda, &container("/volumeMounts/1"), mount);
+    let capabilities = json!({"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"});
+    check_pod("CUDA and NVML", cuda, &container("/env/1"), capabilities);
+    check_pod("none on cores", "", &container("/env/1"), Value::Null);
+    let own = "backend: cuda, \
+               podTemplate: {env: [{name: NVIDIA_DRIVER_CAPABILITIES, value: all}]}";
+    let all = json!({"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "all"});
+    check_pod("its own word counts", own, &container("/env/1"), all);
+    check_pod("once", own, &container("/env/2"), Value::Null);
+}
+
+#[test]
 fn a_command_line() {
     let line = |spec: &str, has_tls: bool| {
         let image = WorkerImage { has_tls, ..image() };

@@ -5,6 +5,7 @@
 //!      replica N    ──► StatefulSet x-N ──► pod x-N-0
 //! ```
 
+mod gpu;
 mod pod;
 
 pub(super) use pod::CONTAINER;

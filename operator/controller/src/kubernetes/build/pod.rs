@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
     NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
     PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration,
     TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -17,7 +17,7 @@ use naru_plan::{Amounts, Bytes, ClaimedPath, Desired, Millicores};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CACHE_CLAIM, WorkerImage};
+use super::{CACHE_CLAIM, WorkerImage, gpu};
 use crate::arguments;
 use crate::kubernetes::labels::{CONTROL_PORT, DEPLOYMENT, HTTP_PORT, MEMBER, OPS_PORT, ZONE};
 use crate::kubernetes::power;
@@ -65,6 +65,8 @@ pub(super) fn template(
 }
 
 fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec {
+    let mut tolerations = gpu::tolerations(desired);
+    tolerations.extend(as_is::<Vec<Toleration>>(&overlay.tolerations));
     let seconds = desired.drain.0.div_ceil(1000) + TERMINATION_MARGIN_SECONDS;
     PodSpec {
         affinity: affinity(desired),
@@ -72,8 +74,9 @@ fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec
         containers: vec![container(desired, &overlay, image)],
         enable_service_links: Some(false),
         image_pull_secrets: list(as_is(&overlay.image_pull_secrets)),
-        node_selector: some(overlay.node_selector.clone()),
+        node_selector: some(gpu::node_selector(desired, overlay.node_selector.clone())),
         priority_class_name: overlay.priority_class_name.clone(),
+        runtime_class_name: gpu::runtime_class(desired),
         scheduler_name: overlay.scheduler_name.clone(),
         security_context: Some(PodSecurityContext {
             fs_group: Some(USER),
@@ -87,7 +90,7 @@ fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec
             ..PodSecurityContext::default()
         }),
         termination_grace_period_seconds: i64::try_from(seconds).ok(),
-        tolerations: list(as_is(&overlay.tolerations)),
+        tolerations: list(tolerations),
         topology_spread_constraints: Some(spread(desired)),
         volumes: Some(volumes(desired, &overlay, image)),
         ..PodSpec::default()
@@ -101,7 +104,7 @@ fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> C
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     };
-    let env = env(overlay, image);
+    let env = env(desired, overlay, image);
     Container {
         name: CONTAINER.to_owned(),
         image: Some(image.image.clone()),
@@ -134,7 +137,7 @@ fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> C
 }
 
 /// The operator's own, then what it was told for every worker, then what the wish says.
-fn env(overlay: &PodTemplate, image: &WorkerImage) -> Vec<EnvVar> {
+fn env(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Vec<EnvVar> {
     let variable = |name: &str, value: &str| EnvVar {
         name: name.to_owned(),
         value: Some(value.to_owned()),
@@ -142,6 +145,8 @@ fn env(overlay: &PodTemplate, image: &WorkerImage) -> Vec<EnvVar> {
     };
     let mut env = vec![variable(CACHE_VARIABLE, CACHE_DIR)];
     let is_said = |name: &String| overlay.env.iter().any(|own| own.name == *name);
+    let is_known = |name: &String| is_said(name) || image.env.contains_key(name);
+    env.extend(gpu::env(desired).filter(|variable| !is_known(&variable.name)));
     let shared = image.env.iter().filter(|(name, _)| !is_said(name));
     env.extend(shared.map(|(name, value)| variable(name, value)));
     env.extend(as_is::<Vec<EnvVar>>(&overlay.env));
@@ -191,8 +196,10 @@ fn resources(desired: &Desired) -> ResourceRequirements {
         some(given.map(|(name, amount)| (name.to_owned(), Quantity(amount))).collect())
     };
     let resources = &desired.template.resources;
+    let mut limits = quantities(resources.limits).unwrap_or_default();
+    limits.extend(gpu::limits(desired));
     ResourceRequirements {
-        limits: quantities(resources.limits),
+        limits: some(limits),
         requests: quantities(resources.requests),
         ..ResourceRequirements::default()
     }
@@ -265,6 +272,7 @@ fn own_volumes(desired: &Desired, image: &WorkerImage) -> Vec<(Volume, &'static 
             true,
         ));
     }
+    volumes.extend(gpu::shared_memory(desired).map(|(volume, path)| (volume, path, false)));
     let model = &desired.template.model;
     if let Some(name) = &model.secret {
         // Without it the pod starts: whoever has the weights then says what is missing, and a pod
