@@ -9,8 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
-    Decoder, Engine, EngineConfig, KV_BLOCK_TOKENS, LocalDecoder, ModelFiles, PrefixCache, Shard,
+    CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
+    LocalDecoder, ModelFiles, PrefixCache, Shard,
 };
+use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
 
 use crate::args::{Args, PrefixCacheArg};
@@ -44,6 +46,8 @@ pub(crate) struct ModelBounds {
 }
 
 const KV_MEMORY_BYTES: u64 = 1 << 30;
+/// Of a GPU's memory, what is left to the driver: graphs, and kernels that are loaded late.
+const GPU_RESERVE_BYTES: u64 = 1 << 30;
 
 impl EngineSettings {
     /// Reads them from the command line. Errors: values that exclude each other.
@@ -107,8 +111,8 @@ impl EngineSettings {
 
 /// What there is to load.
 pub(crate) enum Source {
-    /// Weights at this path.
-    Weights(PathBuf),
+    /// Weights at this path, for this processor or a GPU.
+    Weights(PathBuf, Option<Gpu>),
     /// Nothing: the model is only simulated.
     Simulated(SimSettings),
 }
@@ -120,9 +124,9 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
         let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
             member.enter(Phase::Loading);
             let start = Instant::now();
-            let (served, engine_loop) = match &source {
-                Source::Weights(path) => load(&member, &settings, path)?,
-                Source::Simulated(sim) => sim::load(&member, &settings, sim)?,
+            let (served, engine_loop) = match source {
+                Source::Weights(path, gpu) => load(&member, &settings, &path, gpu)?,
+                Source::Simulated(sim) => sim::load(&member, &settings, &sim)?,
             };
             let seconds = start.elapsed().as_secs_f64();
             member.metrics.load_seconds.with_label_values(&["load"]).set(seconds);
@@ -141,36 +145,82 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
     assert!(spawned.is_ok(), "a process that cannot start a thread cannot do anything");
 }
 
-fn load(
-    member: &Arc<Member>,
+type Loaded = (Box<dyn Forward>, EngineConfig);
+
+fn load_on_processor(
+    files: &ModelFiles,
     settings: &EngineSettings,
-    path: &Path,
-) -> anyhow::Result<(Served, Loop)> {
-    let files = ModelFiles::open(path).context("opening the model")?;
-    let pool = ComputePool::start_on(settings.threads, settings.cpu).context("starting threads")?;
-    let mut progress = Progress::start("load", files.weight_bytes());
-    let (text, decoder) = thread::scope(|scope| {
-        let text = scope.spawn(|| text::read(&files));
-        let shard = Shard::whole(files.config());
-        let decoder = Decoder::load(&files, shard, Arc::new(pool), &mut |step| {
-            member.loaded(Bytes { done: step.bytes_done, total: step.bytes_total });
-            progress.at(step.bytes_done);
-        });
-        (text.join(), decoder)
-    });
-    let text = text.map_err(|_| anyhow!("reading the tokenizer panicked"))??;
-    let decoder = decoder.context("loading the model")?;
-    progress.finish();
+    pool: ComputePool,
+    tell: &mut dyn FnMut(LoadProgress),
+) -> anyhow::Result<Loaded> {
+    let shard = Shard::whole(files.config());
+    let decoder = Decoder::load(files, shard, Arc::new(pool), tell).context("loading the model")?;
     let config = settings.for_model(&ModelBounds {
         context_tokens: decoder.config().context_tokens,
         kv_bytes_per_block: decoder.kv_bytes_per_block() as u64,
         kv_memory_bytes: KV_MEMORY_BYTES,
     })?;
+    let forward = LocalDecoder::new(decoder, config.kv_blocks).context("making the KV cache")?;
+    Ok((Box::new(forward), config))
+}
+
+fn load_on_gpu(
+    files: &ModelFiles,
+    settings: &EngineSettings,
+    pool: &ComputePool,
+    gpu: Gpu,
+    tell: &mut dyn FnMut(LoadProgress),
+) -> anyhow::Result<Loaded> {
+    let context_tokens = files.config().context_tokens;
+    let limits = CudaLimits {
+        element: Element::default(),
+        max_batch_tokens: settings.max_batch_tokens,
+        max_sequences: settings.max_sequences,
+        max_context_tokens: settings.max_context_tokens.unwrap_or(context_tokens),
+    };
+    let begin = Instant::now();
+    let model = CudaModel::load(files, Box::new(gpu), pool, limits, tell);
+    let model = model.context("loading the model")?;
+    let gigabytes = files.weight_bytes() as f64 / 1e9;
+    let gigabytes_per_second = gigabytes / begin.elapsed().as_secs_f64();
+    let free = model.free_bytes().context("asking for the GPU's memory")? as u64;
+    let config = settings.for_model(&ModelBounds {
+        context_tokens,
+        kv_bytes_per_block: model.kv_bytes_per_block() as u64,
+        kv_memory_bytes: free.saturating_sub(GPU_RESERVE_BYTES),
+    })?;
+    tracing::info!(gigabytes, gigabytes_per_second, free_bytes = free, "weights are on the GPU");
+    let forward = model.with_kv_blocks(config.kv_blocks).context("making the KV cache")?;
+    Ok((Box::new(forward), config))
+}
+
+fn load(
+    member: &Arc<Member>,
+    settings: &EngineSettings,
+    path: &Path,
+    gpu: Option<Gpu>,
+) -> anyhow::Result<(Served, Loop)> {
+    let files = ModelFiles::open(path).context("opening the model")?;
+    let pool = ComputePool::start_on(settings.threads, settings.cpu).context("starting threads")?;
+    let mut progress = Progress::start("load", files.weight_bytes());
+    let (text, loaded) = thread::scope(|scope| {
+        let text = scope.spawn(|| text::read(&files));
+        let mut tell = |step: LoadProgress| {
+            member.loaded(Bytes { done: step.bytes_done, total: step.bytes_total });
+            progress.at(step.bytes_done);
+        };
+        let loaded = match gpu {
+            None => load_on_processor(&files, settings, pool, &mut tell),
+            Some(gpu) => load_on_gpu(&files, settings, &pool, gpu, &mut tell),
+        };
+        (text.join(), loaded)
+    });
+    let text = text.map_err(|_| anyhow!("reading the tokenizer panicked"))??;
+    let (forward, config) = loaded?;
+    progress.finish();
     let tokenizer = Arc::new(text.tokenizer);
     let vocabulary = Arc::clone(&tokenizer);
-    let forward = LocalDecoder::new(decoder, config.kv_blocks).context("making the KV cache")?;
-    let engine =
-        Engine::new(Box::new(forward), vocabulary, config).context("the engine's bounds")?;
+    let engine = Engine::new(forward, vocabulary, config).context("the engine's bounds")?;
     member.metrics.describe_cache(KV_BLOCK_TOKENS, config.kv_blocks);
     let context_tokens_max = engine.context_tokens();
     tracing::info!(

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
+use naru_kernels::cuda::Gpu;
 use naru_protocol::log::NO_USABLE_GPU;
 use naru_protocol::tls::{Identity, Role};
 use naru_protocol::worker::v1::WeightsFault;
@@ -55,10 +56,13 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
-    if let Some(Err(why)) = plan.gpu.map(cuda::probe) {
-        tracing::error!(fault = NO_USABLE_GPU, "no usable GPU: {why}");
-        return ExitCode::from(BAD_USAGE);
-    }
+    let gpu = match plan.device.map(cuda::open).transpose() {
+        Ok(gpu) => gpu,
+        Err(why) => {
+            tracing::error!(fault = NO_USABLE_GPU, "no usable GPU: {why}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
     allow_many_files();
     // Connections are served by two threads, and whatever may take long by a few more.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,7 +71,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = runtime.context("starting the runtime").and_then(|runtime| {
-        let result = runtime.block_on(plan.run());
+        let result = runtime.block_on(plan.run(gpu));
         // Nothing that is still going on may hold the process up.
         runtime.shutdown_background();
         result
@@ -105,7 +109,7 @@ struct Plan {
     model: Model,
     settings: EngineSettings,
     /// The number of the GPU that computes, if one does.
-    gpu: Option<u32>,
+    device: Option<u32>,
 }
 
 /// What is served.
@@ -139,16 +143,16 @@ impl Plan {
             let why = "--tls-dir needs --ops-listen: probes and Prometheus show no certificate";
             return Err(anyhow::Error::msg(why));
         }
-        let gpu = gpu(&args)?;
+        let device = device(&args)?;
         let model = match SimSettings::new(&args)? {
             Some(sim) => Model::Simulated(sim),
             None => Model::Weights(args.model.parse().context("--model")?),
         };
-        Ok(Self { args, model, settings, gpu })
+        Ok(Self { args, model, settings, device })
     }
 
-    async fn run(self) -> anyhow::Result<()> {
-        let Self { args, model, settings, gpu: _ } = self;
+    async fn run(self, gpu: Option<Gpu>) -> anyhow::Result<()> {
+        let Self { args, model, settings, device: _ } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
         if names.is_empty() {
@@ -162,13 +166,13 @@ impl Plan {
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
         }
-        tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member)));
+        tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member), gpu));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
     }
 }
 
 /// Which GPU computes. Errors: one is named for a backend that uses none.
-fn gpu(args: &Args) -> anyhow::Result<Option<u32>> {
+fn device(args: &Args) -> anyhow::Result<Option<u32>> {
     match (args.backend, args.device) {
         (BackendArg::Cuda, device) => Ok(Some(device.unwrap_or(0))),
         (_, None) => Ok(None),
@@ -236,14 +240,20 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Brings the weights here if they are elsewhere, then starts the engine's thread.
-async fn obtain_and_load(args: Args, model: Model, settings: EngineSettings, member: Arc<Member>) {
+async fn obtain_and_load(
+    args: Args,
+    model: Model,
+    settings: EngineSettings,
+    member: Arc<Member>,
+    gpu: Option<Gpu>,
+) {
     let uri = match model {
         Model::Weights(uri) => uri,
         Model::Simulated(sim) => return load::start(member, settings, Source::Simulated(sim)),
     };
     let fetcher = Fetcher::new(&args, Arc::clone(&member));
     match fetcher.obtain(&uri).await {
-        Ok(path) => load::start(member, settings, Source::Weights(path)),
+        Ok(path) => load::start(member, settings, Source::Weights(path, gpu)),
         Err(error) => {
             let fault = error.fault();
             let words = format!("{:#}", anyhow::Error::new(error));

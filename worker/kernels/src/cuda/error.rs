@@ -6,10 +6,10 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GpuError {
     /// No driver.
-    #[error("no usable GPU: libcuda.so.1 cannot be loaded; is NVIDIA's driver on this machine?")]
+    #[error("libcuda.so.1 cannot be loaded; is NVIDIA's driver on this machine?")]
     NoDriver,
     /// A driver without that many devices.
-    #[error("no usable GPU: device {asked} was asked for, and the driver shows {found}")]
+    #[error("device {asked} was asked for, and the driver shows {found}")]
     NoDevice {
         /// The ordinal.
         asked: usize,
@@ -17,7 +17,7 @@ pub enum GpuError {
         found: usize,
     },
     /// A device that the kernels are not made for.
-    #[error("no usable GPU: {name} has compute capability {major}.{minor}; 8.0 is the least")]
+    #[error("{name} has compute capability {major}.{minor}; 8.0 is the least")]
     TooOld {
         /// The device's name.
         name: String,
@@ -28,7 +28,7 @@ pub enum GpuError {
     },
     /// Neither machine code for the device, nor a compiler.
     #[error(
-        "no usable GPU: this naru was built without kernels for {target} (`make kernels` makes \
+        "this naru was built without kernels for {target} (`make kernels` makes \
          them), and libnvrtc.so, which would compile them now, cannot be loaded"
     )]
     NoCode {
