@@ -10,6 +10,8 @@ INTRODUCTION = f"""# Metrics
 
 Generated from running processes: `{HOW}`. A metric with labels of models, tenants, codes or states
 appears once something has happened to count. On Kubernetes there are a few more: [operator-metrics.md](operator-metrics.md).
+With a GPU a worker also exports, by the device's bus address, `naru_worker_gpu_watts`, `naru_worker_gpu_power_limit_watts`,
+`naru_worker_gpu_energy_joules_total` (since the driver was loaded), `naru_worker_gpu_memory_bytes` and `naru_worker_gpu_clock_hertz`, all of them NVML's readings.
 """
 
 

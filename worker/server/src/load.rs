@@ -200,6 +200,9 @@ fn load(
     path: &Path,
     gpu: Option<Gpu>,
 ) -> anyhow::Result<(Served, Loop)> {
+    if let Some(gpu) = &gpu {
+        member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());
+    }
     let files = ModelFiles::open(path).context("opening the model")?;
     let pool = ComputePool::start_on(settings.threads, settings.cpu).context("starting threads")?;
     let mut progress = Progress::start("load", files.weight_bytes());

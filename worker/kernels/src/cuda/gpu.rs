@@ -35,6 +35,8 @@ pub struct Gpu {
 pub struct Description {
     /// As the driver calls it.
     pub name: String,
+    /// Where it is on the bus, as NVML names it.
+    pub pci_bus_id: String,
     /// Compute capability.
     pub capability: (u32, u32),
     /// Bytes of memory.
@@ -359,10 +361,20 @@ fn describe(device: sys::CUdevice) -> Result<Description, GpuError> {
     let version = version.unsigned_abs();
     Ok(Description {
         name: result::device::get_name(device).map_err(&asking)?,
+        pci_bus_id: pci_bus_id(device).map_err(&asking)?,
         capability,
         // SAFETY: the device exists.
         memory_bytes: unsafe { result::device::total_mem(device) }.map_err(&asking)?,
         driver: (version / 1000, version % 1000 / 10),
         is_compiled_ahead: false,
     })
+}
+
+fn pci_bus_id(device: sys::CUdevice) -> Result<String, DriverError> {
+    // Room for domain:bus:device.function and a zero.
+    let mut text = [0; 32];
+    // SAFETY: writes at most so many bytes, the last of them zero.
+    unsafe { sys::cuDeviceGetPCIBusId(text.as_mut_ptr(), text.len() as i32, device) }.result()?;
+    let bytes: Vec<u8> = text.iter().map(|byte| *byte as u8).take_while(|b| *b != 0).collect();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

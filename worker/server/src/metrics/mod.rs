@@ -1,5 +1,6 @@
 //! What `/metrics` shows: `naru_*`, and the `vllm:` names that endpoint pickers read.
 
+mod gpu;
 mod process;
 mod simulation;
 mod timing;
@@ -14,6 +15,7 @@ use prometheus::{
 use crate::drive::Load;
 use crate::sim::Meter;
 
+use gpu::Gpu;
 use process::Process;
 use simulation::Simulation;
 pub(crate) use timing::Timing;
@@ -32,6 +34,7 @@ pub(crate) struct Metrics {
     /// Seconds that fetching and loading took.
     pub(crate) load_seconds: GaugeVec,
     certificate_expiry: GaugeVec,
+    gpu: Gpu,
     process: Process,
     simulation: Simulation,
 }
@@ -209,6 +212,7 @@ impl Metrics {
             levels: Levels::new(&build),
             load_seconds: build.keep(load_seconds),
             certificate_expiry: build.keep(certificate_expiry),
+            gpu: Gpu::new(&build),
             process: Process::new(&build),
             simulation: Simulation::new(&build),
             model: model.to_owned(),
@@ -250,12 +254,18 @@ impl Metrics {
         self.simulation.start(meter);
     }
 
+    /// Shows what the GPU with this bus address says of itself.
+    pub(crate) fn watch_gpu(&self, pci_bus_id: String) {
+        self.gpu.watch(pci_bus_id);
+    }
+
     /// The text that Prometheus reads.
     pub(crate) fn render(&self, load: Option<&Load>) -> String {
         if let Some(load) = load {
             self.totals.show(load);
             self.levels.show(load);
         }
+        self.gpu.look();
         self.process.look();
         self.simulation.look();
         TextEncoder::new()
