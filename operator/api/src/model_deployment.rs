@@ -65,7 +65,8 @@ use crate::status::ModelDeploymentStatus;
 #[x_kube(
     validation = (
         "self.backend == 'cuda' || !has(self.resources.limits) || \
-         !has(self.resources.limits.memory) || quantity(string(self.engine.kvCacheMemory)).isLessThan(\
+         !has(self.resources.limits.memory) || \
+         quantity(string(self.engine.kvCacheMemory)).isLessThan(\
          quantity(string(self.resources.limits.memory)))",
         "engine.kvCacheMemory must be less than resources.limits.memory"
     ),
