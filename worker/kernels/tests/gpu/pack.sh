@@ -8,12 +8,18 @@ cd "$root"
 mkdir -p "$folder"
 # The names of cargo's programs, as it reports them.
 built() { sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -n 1; }
-agreement=$(cargo test --no-run -q --message-format=json -p naru-kernels --features cuda --test agreement | built agreement)
 agree=$(cargo build -q --message-format=json -p naru-engine --features cuda --example agree | built agree)
+worker=$(cargo build -q --message-format=json -p naru-worker | built naru-worker)
+# The same without machine code: what it runs it compiles by itself.
+bare=$(NARU_CACHE_DIR=$(mktemp -d) cargo test --no-run -q --message-format=json -p naru-kernels --features cuda --test agreement | built agreement)
+strip -o "$folder/agreement-bare" "$bare"
+agreement=$(cargo test --no-run -q --message-format=json -p naru-kernels --features cuda --test agreement | built agreement)
 strip -o "$folder/agreement" "$agreement"
+strip -o "$folder/naru-worker" "$worker"
 strip -o "$folder/agree" "$agree"
-cp worker/kernels/tests/gpu/run.sh worker/kernels/tests/gpu/peers.py worker/kernels/tests/gpu/merge.py "$folder"
+cp worker/kernels/tests/gpu/run.sh worker/kernels/tests/gpu/peers.py worker/kernels/tests/gpu/merge.py \
+    worker/kernels/tests/gpu/load.py "$folder"
 git rev-parse HEAD >"$folder/commit"
-(cd "$folder" && sha256sum agreement agree >sha256)
+(cd "$folder" && sha256sum agreement agreement-bare agree naru-worker >sha256)
 echo "packed into $folder:"
 ls -l "$folder"

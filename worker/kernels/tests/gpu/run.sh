@@ -1,6 +1,7 @@
 #!/bin/sh
 # On a machine with a GPU: every kernel against f64, and timed; compute-sanitizer over all of them; the
-# decoder against the processor's; the same ops of PyTorch, where there is one.
+# decoder against the processor's, and minutes of mixed load on a worker, for each model given; the same ops of
+# PyTorch, where there is one.
 #   run.sh PACKED RESULTS [MODEL.gguf ...]
 # Writes RESULTS/result.json and a log of each part. Exits with the number of parts that failed.
 set -u
@@ -8,6 +9,7 @@ packed=$(cd "$1" && pwd)
 mkdir -p "$2"
 results=$(cd "$2" && pwd)
 shift 2
+LOAD_SECONDS=${LOAD_SECONDS:-180}
 failed=0
 
 # part NAME SECONDS COMMAND...: runs one part, with its log and its exit status beside the others.
@@ -29,9 +31,14 @@ cat "$results/device.csv"
 part agreement 150 "$packed/agreement" --gpu --time "--json=$results/kernels.json"
 part made-up-bf16 60 "$packed/agree" --json "$results/model-made-up-bf16.json"
 part made-up-f16 60 "$packed/agree" --element f16 --json "$results/model-made-up-f16.json"
+# NVRTC comes with CUDA, or with PyTorch.
+nvrtc=$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_path("purelib") + "/nvidia/*/lib")))' 2>/dev/null)
+part nvrtc 60 env "LD_LIBRARY_PATH=$nvrtc:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}" "$packed/agreement-bare" --gpu
 for model in "$@"; do
     name=$(basename "$model" .gguf)
     part "$name" 90 "$packed/agree" --model "$model" --json "$results/model-$name.json"
+    part "load-$name" "$((LOAD_SECONDS + 60))" \
+        python3 "$packed/load.py" "$packed/naru-worker" "$model" "$results/load-$name.json" "$LOAD_SECONDS" --backend cuda
 done
 if python3 -c 'import torch' 2>/dev/null; then
     part peers 90 python3 "$packed/peers.py" "$results/kernels.json" "$results/peers.json"
