@@ -30,8 +30,8 @@ pub(super) struct Library {
     context: Arc<Context>,
 }
 
-/// How it computes products of one shape. It is column-major: what is a row to us is a column to it,
-/// so that it computes `outputᵀ [rows, tokens] = weight · inputᵀ`.
+/// How it computes products of one shape. It is column-major: our rows are its columns, so that it
+/// computes `outputᵀ [rows, tokens] = weight · inputᵀ`.
 #[derive(Debug)]
 struct Plan {
     operation: Owned<sys::cublasLtMatmulDescOpaque_t>,

@@ -119,8 +119,8 @@ fn more_than_a_block(machine: &mut dyn Machine, report: &mut Report) {
     }
 }
 
-/// Ragged ends, rows with room behind them, one row, a sum so long that it is split, and values that
-/// halves hold with few bits.
+/// Ragged ends, rows with room behind them, one row, sums so long that they may be split, values
+/// that halves hold with few bits, and sums that they do not hold.
 fn by_library(machine: &mut dyn Machine, report: &mut Report) {
     for (element, format) in
         [(Element::Bf16, WeightFormat::Bf16), (Element::F16, WeightFormat::F16)]
@@ -257,8 +257,8 @@ fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
 
 /// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors of
 /// 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
-/// to the element; that is ε of it, or half of the least halves of 2⁻²⁴. A library that splits a sum
-/// has one error fewer where a part begins, and one more where it is added.
+/// to the element; that is ε of it, or half of the least halves of 2⁻²⁴. Where a library splits a
+/// sum, a part has one error fewer at its beginning, and one more where it is added.
 fn gemm_bound(case: &Case, sum: &Sum) -> f64 {
     let steps = case.columns.div_ceil(16) as f64;
     let is_exact = match case.element {

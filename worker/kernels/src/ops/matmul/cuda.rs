@@ -82,8 +82,8 @@ impl LinearTask {
 }
 
 /// More tokens than this are a library's to multiply, where it can. So many fill one of our tiles:
-/// weights are read once, which is what then takes the time, and a token has the same bits whichever
-/// others are decoded with it. Beyond, it is the tensor cores that take it.
+/// weights are read once, which is what takes the time, and a token has the same bits whichever
+/// others are decoded with it. Beyond, it is the tensor cores that take the time.
 const OWN_TOKENS_MAX: usize = 64;
 
 /// The ways to compute a linear layer. A token has the same bits whichever other tokens there are
@@ -116,8 +116,9 @@ impl LinearPath {
     }
 }
 
-/// The launch of a linear layer, on the path that suits its sizes, or for a library. Pointers are at multiples of 16
-/// bytes. Errors: columns that are not whole blocks; sizes over those of a grid.
+/// The launch of a linear layer, on the path that suits its sizes; a library may do it instead if
+/// there are many tokens. Pointers are at multiples of 16 bytes. Errors: columns that are not whole
+/// blocks; sizes over those of a grid.
 pub fn linear(task: &LinearTask) -> Result<Launch, ShapeError> {
     let launch = linear_by(LinearPath::of(task.tokens, &task.weight), task)?;
     let product = if task.tokens > OWN_TOKENS_MAX { task.product() } else { None };
@@ -268,6 +269,8 @@ mod tests {
         assert_eq!(product(F16, 512, 65, 0), None, "rows that are padded");
         assert_eq!(product(F16, 512, 64, 64), None, "a bias");
         assert_eq!(product(F16, OWN_TOKENS_MAX, 64, 0), None, "few tokens");
+        let beside = LinearTask { output: DevicePointer(50), ..task(F16, 512, 64, 0) };
+        assert_eq!(beside.product(), None, "a place between multiples of 16");
         let found = product(F16, OWN_TOKENS_MAX + 1, 64, 0).unwrap();
         assert_eq!((found.weight, found.input.0, found.output.0), (DevicePointer(16), 32, 48));
         let ProductShape { weight_stride, output_stride, is_output_f32, .. } = found.shape;
