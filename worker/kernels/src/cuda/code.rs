@@ -1,7 +1,7 @@
 //! The kernels as a device takes them: machine code from the build, or compiled now.
 
 use std::ffi::{CStr, CString, c_char};
-use std::ptr;
+use std::{ptr, thread};
 
 use cudarc::nvrtc::{result as nvrtc, sys};
 
@@ -46,7 +46,16 @@ pub(super) fn for_device(major: u32, minor: u32) -> Result<Vec<Code>, GpuError> 
     if !unsafe { sys::is_culib_present() } {
         return Err(GpuError::NoCode { target: format!("compute capability {major}.{minor}") });
     }
-    SOURCES.iter().map(|(name, text)| compile(name, text, (major, minor))).collect()
+    // Half a minute of work for the largest file, so all at once.
+    thread::scope(|scope| {
+        let compile = |(name, text)| scope.spawn(move || compile(name, text, (major, minor)));
+        let running: Vec<_> = SOURCES.iter().map(|&source| compile(source)).collect();
+        let done = running.into_iter().map(|thread| {
+            let panicked = |_| GpuError::Compile { op: String::new(), log: "a panic".to_owned() };
+            thread.join().map_err(panicked)?
+        });
+        done.collect()
+    })
 }
 
 /// Compiles one file with NVRTC.

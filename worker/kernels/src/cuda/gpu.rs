@@ -8,8 +8,9 @@ use std::sync::Arc;
 use cudarc::driver::{DriverError, result, sys};
 
 use super::graph::Graphs;
+use super::library::Library;
 use super::memory::PinnedMemory;
-use super::{Device, DevicePointer, GpuError, Launch, code};
+use super::{Device, DevicePointer, GpuError, Launch, Product, code};
 
 /// Shared memory that every kernel may have without asking.
 const SHARED_BYTES_PLAIN: u32 = 48 << 10;
@@ -28,6 +29,7 @@ pub struct Gpu {
     /// Two, which take turns: one is filled while the other is copied from.
     staging: Vec<PinnedMemory>,
     results: Option<PinnedMemory>,
+    library: Option<Library>,
 }
 
 /// What a device is.
@@ -45,6 +47,9 @@ pub struct Description {
     pub driver: (u32, u32),
     /// Whether the kernels came with the build, or were compiled at start.
     pub is_compiled_ahead: bool,
+    /// What multiplies large matrices of plain weights: a library and its version, or why it is our
+    /// own kernels.
+    pub products: String,
 }
 
 /// The device's primary context; the last holder gives it back.
@@ -116,6 +121,11 @@ impl Gpu {
         context.enter()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
         let stream = stream.map_err(&opening)?;
+        let library = Library::open(&context);
+        description.products = match &library {
+            Ok(library) => library.name(),
+            Err(why) => format!("our own ({why})"),
+        };
         let mut gpu = Self {
             context,
             stream,
@@ -126,6 +136,7 @@ impl Gpu {
             graphs: Graphs::default(),
             staging: Vec::new(),
             results: None,
+            library: library.ok(),
         };
         for code in code::for_device(major, minor)? {
             // SAFETY: a whole cubin, or PTX that ends in a zero.
@@ -141,9 +152,24 @@ impl Gpu {
         &self.description
     }
 
-    /// Queues a launch.
+    /// Whether a library is there to multiply.
+    pub fn has_library(&self) -> bool {
+        self.library.is_some()
+    }
+
+    /// Queues a product by the library, if there is one. Errors: the library does not do it.
+    pub fn multiply(&mut self, product: &Product) -> Option<Result<(), GpuError>> {
+        let library = self.library.as_mut()?;
+        Some(library.multiply(product, self.stream))
+    }
+
+    /// Queues a launch, or what it computes by the library.
     pub fn launch(&mut self, launch: &Launch) -> Result<(), GpuError> {
         self.context.enter()?;
+        let product = launch.product.as_ref();
+        if product.and_then(|product| self.multiply(product)).is_some_and(|queued| queued.is_ok()) {
+            return Ok(());
+        }
         let function = self.function(launch)?;
         if launch.grid.contains(&0) {
             return Ok(());
@@ -333,6 +359,7 @@ impl Drop for Gpu {
         }
         let _ = self.synchronize();
         self.clear();
+        self.library = None;
         // SAFETY: all of it is ours, and the work on it has ended.
         unsafe {
             for (_, module) in self.modules.drain(..) {
@@ -367,6 +394,7 @@ fn describe(device: sys::CUdevice) -> Result<Description, GpuError> {
         memory_bytes: unsafe { result::device::total_mem(device) }.map_err(&asking)?,
         driver: (version / 1000, version % 1000 / 10),
         is_compiled_ahead: false,
+        products: String::new(),
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::ffi::c_void;
 
+use super::Element;
+
 /// A place in a device's memory. It says nothing of what lies there or how long it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
@@ -61,6 +63,40 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// In the kernel's order.
     pub arguments: Vec<Argument>,
+    /// What it computes, where a library may do it instead.
+    pub product: Option<Product>,
+}
+
+/// `output = input · weightᵀ`, summed in 32-bit floats. Places are at multiples of 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    /// What lies at the places.
+    pub shape: ProductShape,
+    /// Element `[rows, columns]`.
+    pub weight: DevicePointer,
+    /// Element `[tokens, columns]`.
+    pub input: DevicePointer,
+    /// `[tokens, rows]`.
+    pub output: DevicePointer,
+}
+
+/// Sizes of a [`Product`], and what its values are. Strides are values from a row to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProductShape {
+    /// What weights and input are.
+    pub element: Element,
+    /// Rows of input and output.
+    pub tokens: usize,
+    /// Rows of the weight.
+    pub rows: usize,
+    /// Values that are summed.
+    pub columns: usize,
+    /// Of the weight.
+    pub weight_stride: usize,
+    /// Of the output.
+    pub output_stride: usize,
+    /// Whether the output is 32-bit floats, not the element.
+    pub is_output_f32: bool,
 }
 
 impl Launch {

@@ -13,6 +13,8 @@ mod gpu;
 #[cfg(feature = "cuda")]
 mod graph;
 mod launch;
+#[cfg(feature = "cuda")]
+mod library;
 pub(crate) mod matrix;
 #[cfg(feature = "cuda")]
 mod memory;
@@ -24,7 +26,7 @@ pub use error::GpuError;
 pub use gpu::{Description, Gpu};
 #[cfg(feature = "cuda")]
 pub use graph::Graph;
-pub use launch::{Argument, DevicePointer, Launch};
+pub use launch::{Argument, DevicePointer, Launch, Product, ProductShape};
 pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
 
 pub use crate::ops::attention::cuda::{

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use naru_kernels::cuda::{Device, DevicePointer, Gpu, Launch};
+use naru_kernels::cuda::{Device, DevicePointer, Gpu, GpuError, Launch, Product};
 
 use crate::machine::Machine;
 
@@ -55,6 +55,18 @@ impl Machine for OnGpu {
     fn launch(&mut self, launch: &Launch) -> Result<(), String> {
         let done = self.gpu.launch(launch).and_then(|()| self.gpu.synchronize());
         done.map_err(|error| error.to_string())
+    }
+
+    fn multiply(&mut self, product: &Product) -> Option<Result<(), String>> {
+        let queue = |gpu: &mut Gpu| gpu.multiply(product).transpose().map(|_| ());
+        let both = |gpu: &mut Gpu| -> Result<(), GpuError> {
+            queue(gpu)?;
+            gpu.synchronize()?;
+            let graph = gpu.record(queue)?;
+            gpu.replay(&graph)?;
+            gpu.synchronize()
+        };
+        self.gpu.has_library().then(|| both(&mut self.gpu).map_err(|error| error.to_string()))
     }
 
     fn clear(&mut self) {

@@ -1,8 +1,8 @@
 //! Linear layers against the sum of products in f64, of the floats that the weights stand for.
 
 use naru_kernels::cuda::{
-    DeviceMatrix, DevicePointer, Element, LinearOutput, LinearPath, LinearTask, WeightFormat,
-    linear, linear_by,
+    DeviceMatrix, DevicePointer, Element, Launch, LinearOutput, LinearPath, LinearTask,
+    WeightFormat, linear, linear_by,
 };
 
 use crate::machine::Machine;
@@ -26,6 +26,16 @@ struct Case {
     output_kind: LinearOutput,
 }
 
+/// Who computes a case.
+#[derive(Clone, Copy)]
+enum Way {
+    Own(LinearPath),
+    /// Where the machine has a library.
+    Library,
+    /// Whoever is asked for so many tokens.
+    Chosen,
+}
+
 pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
     for element in Element::ALL {
         for format in WeightFormat::ALL {
@@ -36,6 +46,7 @@ pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
     }
     more_than_a_block(machine, report);
     same_bits(machine, report);
+    by_library(machine, report);
 }
 
 fn few_tokens(
@@ -58,7 +69,7 @@ fn few_tokens(
         let output_kind = if i % 3 == 0 { LinearOutput::F32 } else { LinearOutput::Element };
         let (columns, size) = (widths[i] * block, extremes[i]);
         let case = Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
-        one(machine, report, &case, LinearPath::Gemv);
+        one(machine, report, &case, Way::Own(LinearPath::Gemv));
     }
 }
 
@@ -83,7 +94,7 @@ fn many_tokens(
         let output_kind = if i == 0 { LinearOutput::F32 } else { LinearOutput::Element };
         let size = [1.0, 1e-5, 1.0][i];
         let case = Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
-        one(machine, report, &case, path);
+        one(machine, report, &case, Way::Own(path));
     }
 }
 
@@ -105,7 +116,7 @@ fn more_than_a_block(machine: &mut dyn Machine, report: &mut Report) {
         let has_bias = true;
         let case =
             Case { element, format, tokens, rows, columns, size: 1.0, has_bias, output_kind };
-        one(machine, report, &case, path);
+        one(machine, report, &case, Way::Own(path));
         machine.clear();
     }
 }
@@ -150,14 +161,54 @@ fn same_bits(machine: &mut dyn Machine, report: &mut Report) {
                 (_, Err(error)) => report.fail("linear", case, error),
             }
         }
+/// Ragged ends, rows with room behind them, one row, sums so long that they may be split, values
+/// that halves hold with few bits, and sums that they do not hold.
+fn by_library(machine: &mut dyn Machine, report: &mut Report) {
+    for (element, format) in
+        [(Element::Bf16, WeightFormat::Bf16), (Element::F16, WeightFormat::F16)]
+    {
+        for (tokens, rows, columns, size) in [
+            (65, 130, 72, 1.0),
+            (9, 7, 328, 1.0),
+            (300, 1, 1000, 1e-5),
+            (130, 264, 1000, 100.0),
+            (128, 64, 8192, 1.0),
+        ] {
+            for output_kind in [LinearOutput::Element, LinearOutput::F32] {
+                let has_bias = false;
+                let case =
+                    Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
+                one(machine, report, &case, Way::Library);
+                machine.clear();
+            }
+        }
+        let (tokens, rows, columns, size, has_bias) = (130, 130, 136, 1.0, false);
+        let output_kind = LinearOutput::Element;
+        let case = Case { element, format, tokens, rows, columns, size, has_bias, output_kind };
+        one(machine, report, &case, Way::Chosen);
         machine.clear();
     }
 }
 
 fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case, path: LinearPath) {
+/// Runs a task. None: by a library, of which the machine has none.
+fn run(machine: &mut dyn Machine, way: Way, task: &LinearTask) -> Option<Result<(), String>> {
+    match way {
+        Way::Own(path) => Some(machine.launch(&linear_by(path, task).expect("sizes that fit"))),
+        Way::Library => machine.multiply(&task.product().expect("plain weights")),
+        Way::Chosen => Some(machine.launch(&linear(task).expect("sizes that fit"))),
+    }
+}
+
+fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case, way: Way) {
     let Case { element, format, tokens, rows, columns, has_bias, output_kind, .. } = *case;
+    let by = match way {
+        Way::Own(path) => format!("{path:?}"),
+        Way::Library => "library".to_owned(),
+        Way::Chosen => "chosen".to_owned(),
+    };
     let name = format!(
-        "{path:?} {} {format:?} {tokens}x{columns}->{rows} bias={has_bias} {output_kind:?}",
+        "{by} {} {format:?} {tokens}x{columns}->{rows} bias={has_bias} {output_kind:?}",
         element.name()
     );
     let weights = Weights::new(format, rows, columns, case.size);
@@ -177,9 +228,10 @@ fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case, path: Linear
         output_kind,
         output_stride,
     };
-    let launch = linear_by(path, &task).expect("sizes that fit");
-    if let Err(error) = machine.launch(&launch) {
-        return report.fail("linear", name, error);
+    match run(machine, way, &task) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => return report.fail("linear", name, error),
+        None => return,
     }
     let count = tokens * output_stride;
     let written = match output_kind {
@@ -197,9 +249,9 @@ fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case, path: Linear
         LinearOutput::Element => sums.iter().map(|sum| held(element, sum.value)).collect(),
     };
     report.compare("linear", name, &found, &expected, |i| {
-        let before = match path {
-            LinearPath::Gemv => gemv_bound(case, &sums[i]),
-            LinearPath::Tiles64 | LinearPath::Tiles128 => gemm_bound(case, &sums[i]),
+        let before = match way {
+            Way::Own(LinearPath::Gemv) => gemv_bound(case, &sums[i]),
+            _ => gemm_bound(case, &sums[i]),
         };
         match output_kind {
             LinearOutput::F32 => before,
@@ -249,6 +301,10 @@ fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
 /// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors
 /// of 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is
 /// rounded to the element; that is ε of it, or half of the least halves of 2⁻²⁴.
+/// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors of
+/// 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
+/// to the element; that is ε of it, or half of the least halves of 2⁻²⁴. Where a library splits a
+/// sum, a part has one error fewer at its beginning, and one more where it is added.
 fn gemm_bound(case: &Case, sum: &Sum) -> f64 {
     let steps = case.columns.div_ceil(16) as f64;
     let is_exact = match case.element {
@@ -276,9 +332,17 @@ pub fn time(machine: &mut dyn Machine, report: &mut Report) {
             time_one(machine, report, format, (tokens, 4096, rows));
         }
     }
-    time_one(machine, report, Bf16, (4096, 4096, 14_336));
-    time_one(machine, report, Bf16, (512, 4096, 14_336));
     time_one(machine, report, Q4_K, (64, 4096, 28_672));
+    // Our own kernels, and the library where there is one.
+    for sizes in [
+        (64, 4096, 4096),
+        (64, 4096, 28_672),
+        (128, 4096, 28_672),
+        (512, 4096, 14_336),
+        (4096, 4096, 14_336),
+    ] {
+        time_one(machine, report, Bf16, sizes);
+    }
 }
 
 fn time_one(
@@ -301,12 +365,23 @@ fn time_one(
         output_kind: LinearOutput::Element,
         output_stride: rows,
     };
-    let launch = linear(&task).expect("sizes that fit");
-    if let Some(seconds) = machine.seconds(&[launch]) {
-        let bytes = (weight_bytes + tokens * (rows + columns) * Element::BYTES) as f64;
-        let flop = 2.0 * (tokens * rows * columns) as f64;
-        let case = format!("{format:?} bf16 {tokens}x{columns}->{rows}");
-        report.timings.push(Timing { op: "linear", case, seconds, bytes, flop });
+    let own = linear_by(LinearPath::of(tokens, &task.weight), &task).expect("sizes that fit");
+    let sizes = format!("{format:?} bf16 {tokens}x{columns}->{rows}");
+    let mut launches = vec![(sizes.clone(), own.clone())];
+    // Few tokens are never the library's.
+    let product = task.product().filter(|_| tokens > 8);
+    let name = format!("library {sizes}");
+    match product.and_then(|product| machine.multiply(&product)) {
+        Some(Ok(())) => launches.push((name, Launch { product, ..own })),
+        Some(Err(error)) => report.fail("linear", name, error),
+        None => {}
+    }
+    for (case, launch) in launches {
+        if let Some(seconds) = machine.seconds(&[launch]) {
+            let bytes = (weight_bytes + tokens * (rows + columns) * Element::BYTES) as f64;
+            let flop = 2.0 * (tokens * rows * columns) as f64;
+            report.timings.push(Timing { op: "linear", case, seconds, bytes, flop });
+        }
     }
     machine.clear();
 }

@@ -1,6 +1,6 @@
 //! What runs launches: the host shim, or a GPU.
 
-use naru_kernels::cuda::{DevicePointer, Launch};
+use naru_kernels::cuda::{DevicePointer, Launch, Product};
 
 use crate::shim::{NAME, Shim};
 
@@ -20,6 +20,9 @@ pub trait Machine {
 
     /// Runs one launch to its end.
     fn launch(&mut self, launch: &Launch) -> Result<(), String>;
+
+    /// Computes a product by the machine's library, by hand and recorded; None where it has none.
+    fn multiply(&mut self, product: &Product) -> Option<Result<(), String>>;
 
     /// Gives back everything that was allocated or uploaded.
     fn clear(&mut self);
@@ -47,6 +50,10 @@ impl Machine for Shim {
 
     fn launch(&mut self, launch: &Launch) -> Result<(), String> {
         Self::launch(self, launch)
+    }
+
+    fn multiply(&mut self, _product: &Product) -> Option<Result<(), String>> {
+        None
     }
 
     fn clear(&mut self) {

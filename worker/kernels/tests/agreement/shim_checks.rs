@@ -36,6 +36,7 @@ fn launch(
         block: [threads, 1, 1],
         shared_bytes: 4 * threads,
         arguments: arguments.into(),
+        product: None,
     }
 }
 

@@ -62,7 +62,7 @@ class Load:
                     self.count("finished")
                     return
                 if line.startswith(b"data: "):
-                    if b'"error"' in line:
+                    if "error" in json.loads(line[6:]):
                         raise RuntimeError(line[:300])
                     chunks += 1
                     self.count("tokens")

@@ -12,6 +12,8 @@ shift 2
 LOAD_SECONDS=${LOAD_SECONDS:-180}
 failed=0
 
+libraries=$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_path("purelib") + "/nvidia/*/lib")))' 2>/dev/null)
+
 # part NAME SECONDS COMMAND...: runs one part, with its log and its exit status beside the others.
 part() {
     name=$1 limit=$2
@@ -25,15 +27,16 @@ part() {
     [ "$status" = 0 ] || failed=$((failed + 1))
 }
 
+# PyTorch brings NVRTC and cuBLASLt, where CUDA itself is not installed.
+if [ -n "$libraries" ]; then export LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}"; fi
+
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory --format=csv,noheader \
     >"$results/device.csv"
 cat "$results/device.csv"
 part agreement 150 "$packed/agreement" --gpu --time "--json=$results/kernels.json"
 part made-up-bf16 60 "$packed/agree" --json "$results/model-made-up-bf16.json"
 part made-up-f16 60 "$packed/agree" --element f16 --json "$results/model-made-up-f16.json"
-# NVRTC comes with CUDA, or with PyTorch.
-nvrtc=$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_path("purelib") + "/nvidia/*/lib")))' 2>/dev/null)
-part nvrtc 60 env "LD_LIBRARY_PATH=$nvrtc:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}" "$packed/agreement-bare" --gpu
+part nvrtc 120 "$packed/agreement-bare" --gpu
 for model in "$@"; do
     name=$(basename "$model" .gguf)
     part "$name" 90 "$packed/agree" --model "$model" --json "$results/model-$name.json"

@@ -72,6 +72,7 @@ pub fn decode_attention(task: &AttentionTask<'_>) -> Result<Vec<Launch>, ShapeEr
         block: [DECODE_THREADS, 1, 1],
         shared_bytes: 0,
         arguments: arguments(task, &heads, &[task.scratch.into()]),
+        product: None,
     };
     if splits == 1 {
         return Ok(vec![part]);
@@ -90,6 +91,7 @@ pub fn decode_attention(task: &AttentionTask<'_>) -> Result<Vec<Launch>, ShapeEr
             heads.head_dim.into(),
             heads.window.into(),
         ],
+        product: None,
     };
     Ok(vec![part, combine])
 }
@@ -114,6 +116,7 @@ pub fn prefill_attention(task: &AttentionTask<'_>) -> Result<Launch, ShapeError>
         // The queries, and keys and values twice: one tile is copied while another is used.
         shared_bytes: (rows + 4 * keys) * dim * Element::BYTES as u32,
         arguments: arguments(task, &heads, &[]),
+        product: None,
     })
 }
 

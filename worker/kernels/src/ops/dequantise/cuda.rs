@@ -44,6 +44,7 @@ pub fn embed(task: &EmbedTask) -> Result<Launch, ShapeError> {
             stride.into(),
             multiplier.into(),
         ],
+        product: None,
     })
 }
 

@@ -43,5 +43,6 @@ pub fn gate(task: &GateTask) -> Result<Launch, ShapeError> {
             (task.kind as u32).into(),
             u32::from(task.is_gated).into(),
         ],
+        product: None,
     })
 }

@@ -40,6 +40,7 @@ pub fn cap_logits(task: &CapLogitsTask) -> Result<Launch, ShapeError> {
             task.multiplier.into(),
             task.cap.into(),
         ],
+        product: None,
     })
 }
 
@@ -69,6 +70,7 @@ pub fn argmax(task: &ArgmaxTask) -> Result<Launch, ShapeError> {
             shape::to_u32(OP, "vocabulary", task.vocabulary)?.into(),
             task.tokens.into(),
         ],
+        product: None,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Linear layers on a CUDA device.
 
 use crate::cuda::matrix::checked_row_bytes;
-use crate::cuda::{Argument, DeviceMatrix, DevicePointer, Element, Launch, WeightFormat};
+use crate::cuda::{
+    Argument, DeviceMatrix, DevicePointer, Element, Launch, Product, ProductShape, WeightFormat,
+};
 use crate::shape::{self, ShapeError};
 
 const OP: &str = "linear";
@@ -54,9 +56,40 @@ pub struct LinearTask {
     pub output_stride: usize,
 }
 
+impl LinearTask {
+    /// The same for a library: where weights are of the input's element, places are at multiples of
+    /// 16 bytes, and there is no bias, which libraries want in the output's format.
+    pub fn product(&self) -> Option<Product> {
+        let &Self { element, weight, tokens, output_stride, .. } = self;
+        let DeviceMatrix { format, rows, columns, pointer } = weight;
+        let is_plain = format == element.pick(WeightFormat::Bf16, WeightFormat::F16);
+        let is_aligned = [pointer, self.input, self.output].iter().all(|at| at.0 % 16 == 0);
+        let is_whole = columns.is_multiple_of(8);
+        if !is_plain || !is_aligned || !is_whole || self.bias != DevicePointer::NULL {
+            return None;
+        }
+        let shape = ProductShape {
+            element,
+            tokens,
+            rows,
+            columns,
+            weight_stride: DeviceMatrix::row_bytes(format, columns)? / Element::BYTES,
+            output_stride,
+            is_output_f32: self.output_kind == LinearOutput::F32,
+        };
+        Some(Product { shape, weight: pointer, input: self.input, output: self.output })
+    }
+}
+
+/// More tokens than this are a library's to multiply, where it can. So many fill one of our tiles:
+/// weights are read once, which is what takes the time, and a token has the same bits whichever
+/// others are decoded with it. Beyond, it is the tensor cores that take the time.
+const OWN_TOKENS_MAX: usize = 64;
+
 /// The ways to compute a linear layer. A token has the same bits whichever other tokens there are
 /// as long as the way does not change between [`Gemv`](Self::Gemv) and the others: those round
-/// quantised weights to the element, and sum in another order.
+/// quantised weights to the element, and sum in another order. A library's [`Product`] promises
+/// nothing of the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinearPath {
     /// Weights are read once for up to eight tokens, and summed without tensor cores. Any columns.
@@ -83,10 +116,13 @@ impl LinearPath {
     }
 }
 
-/// The launch of a linear layer, on the path that suits its sizes. Pointers are at multiples of 16
-/// bytes. Errors: columns that are not whole blocks; sizes over those of a grid.
+/// The launch of a linear layer, on the path that suits its sizes; a library may do it instead if
+/// there are many tokens. Pointers are at multiples of 16 bytes. Errors: columns that are not whole
+/// blocks; sizes over those of a grid.
 pub fn linear(task: &LinearTask) -> Result<Launch, ShapeError> {
-    linear_by(LinearPath::of(task.tokens, &task.weight), task)
+    let launch = linear_by(LinearPath::of(task.tokens, &task.weight), task)?;
+    let product = if task.tokens > OWN_TOKENS_MAX { task.product() } else { None };
+    Ok(Launch { product, ..launch })
 }
 
 /// The launch of a linear layer on a path of the caller's. Errors: as [`linear`], and columns that
@@ -162,6 +198,7 @@ fn gemv(task: &LinearTask, sizes: &Sizes) -> Result<Launch, ShapeError> {
         block: [THREADS, 1, 1],
         shared_bytes: width * (octets + octets / 4) * 16,
         arguments: sizes.arguments(task),
+        product: None,
     })
 }
 
@@ -193,6 +230,7 @@ fn gemm(task: &LinearTask, sizes: &Sizes, tile: &Tile) -> Result<Launch, ShapeEr
         block: [tile.threads, 1, 1],
         shared_bytes: tile.stages * 2 * tile.side * STAGE_ROW_BYTES,
         arguments: sizes.arguments(task),
+        product: None,
     })
 }
 
@@ -205,3 +243,39 @@ const GEMV1: Kernels = kernels!("gemv1");
 const GEMV2: Kernels = kernels!("gemv2");
 const GEMV4: Kernels = kernels!("gemv4");
 const GEMV8: Kernels = kernels!("gemv8");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_products_of_plain_weights_are_for_a_library() {
+        let task = |format, tokens, columns, bias| LinearTask {
+            element: Element::F16,
+            weight: DeviceMatrix { format, rows: 5, columns, pointer: DevicePointer(16) },
+            input: DevicePointer(32),
+            tokens,
+            bias: DevicePointer(bias),
+            output: DevicePointer(48),
+            output_kind: LinearOutput::F32,
+            output_stride: 7,
+        };
+        let product = |format, tokens, columns, bias| {
+            linear(&task(format, tokens, columns, bias)).unwrap().product
+        };
+        use WeightFormat::{Bf16, F16, Q8_0};
+        assert_eq!(product(Bf16, 512, 64, 0), None, "weights of another element");
+        assert_eq!(product(Q8_0, 512, 64, 0), None, "quantised weights");
+        assert_eq!(product(F16, 512, 65, 0), None, "rows that are padded");
+        assert_eq!(product(F16, 512, 64, 64), None, "a bias");
+        assert_eq!(product(F16, OWN_TOKENS_MAX, 64, 0), None, "few tokens");
+        let beside = LinearTask { output: DevicePointer(50), ..task(F16, 512, 64, 0) };
+        assert_eq!(beside.product(), None, "a place between multiples of 16");
+        let found = product(F16, OWN_TOKENS_MAX + 1, 64, 0).unwrap();
+        assert_eq!((found.weight, found.input.0, found.output.0), (DevicePointer(16), 32, 48));
+        let ProductShape { weight_stride, output_stride, is_output_f32, .. } = found.shape;
+        assert_eq!((weight_stride, output_stride, is_output_f32), (64, 7, true));
+        let own = linear_by(LinearPath::Tiles128, &task(F16, 512, 64, 0)).unwrap();
+        assert_eq!(own.product, None, "who names a path gets it");
+    }
+}

@@ -106,5 +106,6 @@ pub fn residual_norm(task: &ResidualNormTask) -> Result<Launch, ShapeError> {
         block: [threads as u32, 1, 1],
         shared_bytes: 0,
         arguments,
+        product: None,
     })
 }

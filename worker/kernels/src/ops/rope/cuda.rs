@@ -92,5 +92,6 @@ pub fn rope_kv(task: &RopeKvTask) -> Result<Launch, ShapeError> {
         block: [THREADS as u32, 1, 1],
         shared_bytes: 0,
         arguments,
+        product: None,
     })
 }

@@ -140,5 +140,6 @@ pub fn sample(task: &SampleTask) -> Result<Launch, ShapeError> {
             task.top_tokens.into(),
             task.top_logprobs.into(),
         ],
+        product: None,
     })
 }
