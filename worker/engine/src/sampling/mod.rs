@@ -17,7 +17,7 @@ mod select;
 mod tests;
 mod wide;
 
-pub(crate) use adjust::History;
+pub(crate) use adjust::{History, changes};
 pub(crate) use draw::Draw;
 pub use draw::Sampler;
 pub(crate) use logprobs::token_logprobs;

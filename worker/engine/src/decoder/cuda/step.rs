@@ -34,7 +34,7 @@ pub(super) struct DeviceModel {
 /// Where the values of a step lie. Sizes are those of the largest step.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Buffers {
-    /// What [`StepPlan::write`] wrote.
+    /// What [`StepPlan::write`] wrote, and then what sampling reads.
     pub(super) inputs: DevicePointer,
     /// f32 `[tokens, hidden]`.
     pub(super) stream: DevicePointer,
@@ -52,6 +52,10 @@ pub(super) struct Buffers {
     pub(super) scratch: DevicePointer,
     /// f32 `[logit rows, vocabulary]`.
     pub(super) logits: DevicePointer,
+    /// f32 `[vocabulary]`: logits that sampling changes meanwhile.
+    pub(super) saved: DevicePointer,
+    /// What sampling found, `RESULT_WORDS` for each row.
+    pub(super) results: DevicePointer,
 }
 
 /// What a block returned and is not yet in the stream, and the norm that it gets first.
