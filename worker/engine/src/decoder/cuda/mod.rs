@@ -19,6 +19,7 @@ mod store;
 mod tests;
 
 use std::error::Error;
+use std::mem;
 
 use naru_kernels::cuda::{
     Device, DevicePointer, DeviceRope, DeviceSampling, Element, GpuError, decode_scratch_bytes,
@@ -27,7 +28,7 @@ use naru_kernels::{AttentionShape, ComputePool, KV_BLOCK_TOKENS};
 use thiserror::Error as ThisError;
 
 use self::plan::StepPlan;
-use self::sampling::{RESULT_WORDS, SamplingPlaces, StepSampling};
+use self::sampling::{Pass, RESULT_WORDS, SamplingPlaces, StepSampling};
 use self::step::{Buffers, DeviceModel};
 use self::store::DeviceStore;
 use super::forward::{check_spans, op};
@@ -118,6 +119,7 @@ impl CudaModel {
             buffers: Buffers::default(),
             kv: DevicePointer::NULL,
             kv_blocks: 0,
+            logit_rows_max: limits.max_sequences,
         };
         model.ropes = put_ropes(device.as_mut(), ropes, limits).map_err(CudaLoadError::Device)?;
         model.buffers = allocate(device.as_mut(), &model, limits).map_err(CudaLoadError::Device)?;
@@ -153,7 +155,8 @@ impl CudaModel {
 
 impl CudaDecoder {
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
-        self.compute(batch, |_| ())?;
+        let plan = self.plan(batch, self.model.logit_rows_max)?;
+        self.compute(batch, &plan, |_| ())?;
         let count = batch.logit_rows.len() * self.model.config.vocabulary;
         Ok(self.device.read_floats(self.model.buffers.logits, count)?)
     }
@@ -169,36 +172,43 @@ impl CudaDecoder {
             return Err(StepError::Batch { reason });
         }
         let vocabulary = self.model.config.vocabulary;
-        let step = StepSampling::of(rows, vocabulary);
-        let sampling = self.compute(batch, |bytes| step.write(bytes))?;
+        let plan = self.plan(batch, self.limits.max_batch_tokens)?;
+        let at_once = self.model.logit_rows_max;
+        let step = StepSampling::of(rows, vocabulary, at_once);
+        let sampling = self.compute(batch, &plan, |bytes| step.write(bytes))?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let Buffers { logits, saved, results, .. } = self.model.buffers;
-        let places = SamplingPlaces { vocabulary, logits, sampling, saved, results };
-        for launch in step.launches(places) {
-            let (launch, to, bytes) = launch.map_err(op("sampling"))?;
-            if !bytes.is_empty() {
-                self.device.upload(to, &bytes)?;
+        let places = SamplingPlaces { logits, sampling, saved, results };
+        for pass in step.passes(places) {
+            let Pass { first_row, changes, launch } = pass.map_err(op("sampling"))?;
+            let mut launches = Vec::new();
+            if first_row > 0 {
+                self.device.upload(changes.0, &changes.1)?;
+                if first_row.is_multiple_of(at_once) {
+                    let end = rows.len().min(first_row + at_once);
+                    launches = self.model.logits(&plan, first_row..end)?;
+                }
             }
-            self.device.run(None, &mut || vec![launch.clone()])?;
+            launches.push(launch);
+            self.device.run(None, &mut || mem::take(&mut launches))?;
         }
         Ok(step.read(self.device.read_words(results, step.result_words())?))
     }
 
-    /// Asks for everything up to the logits, and puts what `more` writes behind the inputs. Returns
+    /// Asks for everything up to the first logits, and puts what `more` writes behind the inputs. Returns
     /// where that lies.
     fn compute(
         &mut self,
         batch: &Batch,
+        plan: &StepPlan,
         more: impl FnOnce(&mut Vec<u8>),
     ) -> Result<DevicePointer, StepError> {
-        self.check(batch)?;
         let inputs = self.model.buffers.inputs;
         if batch.tokens.is_empty() {
             return Ok(inputs);
         }
-        let plan = StepPlan::of(batch, self.limits.max_sequences);
         plan.write(batch, &mut self.words);
         self.bytes.clear();
         self.bytes.extend(self.words.iter().flat_map(|word| word.to_le_bytes()));
@@ -207,7 +217,7 @@ impl CudaDecoder {
         more(&mut self.bytes);
         self.device.upload(inputs, &self.bytes)?;
         let (mut refused, model) = (None, &self.model);
-        self.device.run(plan.key(), &mut || match model.launches(&plan) {
+        self.device.run(plan.key(), &mut || match model.launches(plan) {
             Ok(launches) => launches,
             Err(error) => {
                 refused = Some(error);
@@ -217,7 +227,8 @@ impl CudaDecoder {
         refused.map_or(Ok(place), Err)
     }
 
-    fn check(&self, batch: &Batch) -> Result<(), StepError> {
+    /// The plan of a step that has room.
+    fn plan(&self, batch: &Batch, logit_rows_max: usize) -> Result<StepPlan, StepError> {
         check_spans(batch, self.model.kv_blocks)?;
         let vocabulary = self.model.config.vocabulary;
         let unknown = batch.tokens.iter().position(|token| *token as usize >= vocabulary);
@@ -229,14 +240,14 @@ impl CudaDecoder {
         let sizes = [
             ("tokens", batch.tokens.len(), limits.max_batch_tokens),
             ("sequences", batch.spans.len(), limits.max_sequences),
-            ("rows of logits", batch.logit_rows.len(), limits.max_sequences),
+            ("rows of logits", batch.logit_rows.len(), logit_rows_max),
             ("tokens of a sequence", longest.unwrap_or(0), limits.max_context_tokens),
         ];
         match sizes.iter().find(|(_, found, most)| found > most) {
             Some((what, found, most)) => {
                 Err(StepError::Batch { reason: format!("{found} {what}, where {most} are room") })
             }
-            None => Ok(()),
+            None => Ok(StepPlan::of(batch, limits.max_sequences)),
         }
     }
 }
@@ -299,8 +310,8 @@ fn allocate(
     let input_width = query_width + 2 * attention.kv_heads * attention.head_dim;
     let up_width = if feed_forward.gated { 2 } else { 1 } * feed_forward.width;
     let blocks = limits.max_context_tokens.div_ceil(KV_BLOCK_TOKENS);
-    let words = 3 * tokens + sequences * (9 + blocks) + 64;
-    let sampling_bytes = StepSampling::bytes_max(sequences, config.vocabulary);
+    let words = 4 * tokens + sequences * (8 + blocks) + 64;
+    let sampling_bytes = StepSampling::bytes_max(tokens, config.vocabulary);
     let mut values =
         |width: usize| device.allocate("a step's values", tokens * width * Element::BYTES);
     let normed = values(config.hidden)?;
@@ -330,6 +341,6 @@ fn allocate(
         logits: device
             .allocate("a step's logits", sequences * config.vocabulary * size_of::<f32>())?,
         saved: device.allocate("sampling", config.vocabulary * size_of::<f32>())?,
-        results: device.allocate("sampling", sequences * RESULT_WORDS * size_of::<u32>())?,
+        results: device.allocate("sampling", tokens * RESULT_WORDS * size_of::<u32>())?,
     })
 }

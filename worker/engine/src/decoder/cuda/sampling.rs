@@ -1,8 +1,9 @@
 //! Sampling on the device: what is wanted of a step's rows as it lies there, and what came of them.
 //!
-//! Rows may change more logits together than there is room for; they are then sampled in groups,
-//! one launch after another, so that no row's token depends on its company. One row always has
-//! room: it changes each token of the vocabulary at most once.
+//! Rows may be more than there is room for logits of at once, or change more logits together than
+//! there is room for; they are then sampled in groups, one launch after another, so that no row's
+//! token depends on its company. One row always has room: it changes each token of the vocabulary
+//! at most once.
 
 use std::ops::Range;
 
@@ -39,6 +40,8 @@ pub(super) struct StepSampling<'a> {
     rows: Vec<DeviceSampling>,
     changes: Vec<TokenChange>,
     groups: Vec<Group>,
+    vocabulary: usize,
+    at_once: usize,
 }
 
 /// Rows that are sampled by one launch, and the changes of theirs.
@@ -50,7 +53,7 @@ struct Group {
 /// Where sampling reads and writes.
 #[derive(Clone, Copy)]
 pub(super) struct SamplingPlaces {
-    pub(super) vocabulary: usize,
+    /// Of the rows that there is room for at once.
     pub(super) logits: DevicePointer,
     /// What [`StepSampling::write`] wrote.
     pub(super) sampling: DevicePointer,
@@ -59,16 +62,26 @@ pub(super) struct SamplingPlaces {
     pub(super) results: DevicePointer,
 }
 
+/// One group's part of a step.
+pub(super) struct Pass {
+    /// Where another lot of logits begins, these are to be made first.
+    pub(super) first_row: usize,
+    /// What must be put where before; those of the first group came with the rows.
+    pub(super) changes: (DevicePointer, Vec<u8>),
+    pub(super) launch: Launch,
+}
+
 impl<'a> StepSampling<'a> {
-    /// `vocabulary`: logits of a row, and changes that there is room for.
-    pub(super) fn of(wanted: &'a [RowSampling<'a>], vocabulary: usize) -> Self {
+    /// `vocabulary`: logits of a row, and changes that there is room for. `at_once`: rows that
+    /// there is room for.
+    pub(super) fn of(wanted: &'a [RowSampling<'a>], vocabulary: usize, at_once: usize) -> Self {
         let (mut rows, mut all) = (Vec::with_capacity(wanted.len()), Vec::new());
         let mut groups = vec![Group { rows: 0..0, changes: 0..0 }];
         for (index, row) in wanted.iter().enumerate() {
             let start = all.len();
             let sampling = describe(row, vocabulary, &mut all);
             let is_full = groups.last().is_none_or(|g| all.len() - g.changes.start > vocabulary);
-            if is_full {
+            if is_full || index > 0 && index.is_multiple_of(at_once) {
                 groups.push(Group { rows: index..index, changes: start..start });
             }
             if let Some(group) = groups.last_mut() {
@@ -78,7 +91,7 @@ impl<'a> StepSampling<'a> {
                 rows.push(DeviceSampling { changes, ..sampling });
             }
         }
-        Self { wanted, rows, changes: all, groups }
+        Self { wanted, rows, changes: all, groups, vocabulary, at_once }
     }
 
     /// Bytes that `write` may write.
@@ -92,17 +105,16 @@ impl<'a> StepSampling<'a> {
         bytes.extend(self.groups.iter().take(1).flat_map(|group| self.changes_of(group)));
     }
 
-    /// The launches, each with the bytes that must first be put at a place.
-    pub(super) fn launches(
+    /// The groups, in order.
+    pub(super) fn passes(
         &self,
         places: SamplingPlaces,
-    ) -> impl Iterator<Item = Result<(Launch, DevicePointer, Vec<u8>), ShapeError>> {
+    ) -> impl Iterator<Item = Result<Pass, ShapeError>> {
         let changes = places.sampling.offset(self.rows.len() * DeviceSampling::BYTES);
-        self.groups.iter().enumerate().map(move |(index, group)| {
+        self.groups.iter().map(move |group| {
             let launch = self.launch(group, changes, places)?;
-            // Those of the first came with the rows.
-            let bytes = if index == 0 { Vec::new() } else { self.changes_of(group).collect() };
-            Ok((launch, changes, bytes))
+            let bytes = self.changes_of(group).collect();
+            Ok(Pass { first_row: group.rows.start, changes: (changes, bytes), launch })
         })
     }
 
@@ -116,13 +128,14 @@ impl<'a> StepSampling<'a> {
         changes: DevicePointer,
         places: SamplingPlaces,
     ) -> Result<Launch, ShapeError> {
-        let (first, word) = (group.rows.start, size_of::<u32>());
+        let (first, word, vocabulary) = (group.rows.start, size_of::<u32>(), self.vocabulary);
+        let logits = first % self.at_once * vocabulary * word;
         let results = |place: usize| places.results.offset(place * word);
         let [tokens, logprobs, top_tokens, top_logprobs] = self.result_places();
         sample_launch(&SampleTask {
             rows: group.rows.len(),
-            vocabulary: places.vocabulary,
-            logits: places.logits.offset(first * places.vocabulary * word),
+            vocabulary,
+            logits: places.logits.offset(logits),
             sampling: places.sampling.offset(first * DeviceSampling::BYTES),
             changes,
             saved: places.saved,

@@ -113,9 +113,14 @@ fn check_rows(found: &[SampledRow], expected: &[SampledRow]) {
 #[test]
 fn a_device_samples_what_the_host_does() {
     let config = tiny::config();
-    let mut decoder = on_the_shim(&config, Element::F16);
     let batch = chunk(0..TOKENS.len());
-    let logits = decoder.forward(&batch).unwrap().to_vec();
+    // With room for few rows at once.
+    let mut decoder = on_the_shim_with(&config, Element::F16, 3, 8);
+    let mut logits = Vec::new();
+    for rows in batch.logit_rows.chunks(8) {
+        let batch = Batch { logit_rows: rows.to_vec(), ..batch.clone() };
+        logits.extend_from_slice(decoder.forward(&batch).unwrap());
+    }
     let manners = manners();
     let mut alone = Vec::new();
     // Each manner on other rows: 168 rows, and many more changes than one launch has room for.
@@ -195,7 +200,7 @@ fn serve(requests: &[Request]) -> Vec<Event> {
         kv_blocks: 14,
         prefix_cache: PrefixCache::Tenant,
     };
-    let decoder = on_the_shim_with(&tiny::config(), Element::Bf16, config.kv_blocks);
+    let decoder = on_the_shim_with(&tiny::config(), Element::Bf16, config.kv_blocks, 8);
     let mut engine = Engine::new(Box::new(decoder), Arc::new(Letters), config).unwrap();
     for request in requests {
         engine.admit(request.clone()).unwrap();
