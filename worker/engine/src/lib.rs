@@ -37,7 +37,9 @@ pub use gguf::{
 pub use kv::KV_BLOCK_TOKENS;
 pub use model::{GenerationDefaults, ModelFiles, OpenError, TokenizerSource};
 pub use request::{Limits, Refusal, Request, RequestId, StopRules, WAITING_CHOICES_MAX};
-pub use sampling::{CHOICES_MAX, LOGPROBS_MAX, Sampling, SamplingError};
+pub use sampling::{
+    CHOICES_MAX, LOGPROBS_MAX, RowSampling, SampledRow, Sampler, Sampling, SamplingError,
+};
 pub use sim::{SIM_PROFILES, SimModel, SimProfile};
 pub use template::{ChatInput, ChatTemplate, TemplateError, UnixSeconds};
 pub use tokenizer::{EncodeOptions, GgufVocabulary, TokenKind, Tokenizer, TokenizerError};

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::event::{Event, TokenOutput, Usage};
 use crate::kv::Prefix;
 use crate::request::{Refusal, Request, RequestId, WAITING_CHOICES_MAX};
-use crate::sampling::{Draw, Sampler, SamplingError, check_logprobs, token_logprobs};
+use crate::sampling::{
+    Draw, NextToken, RowSampling, SampledRow, SamplingError, Wanted, check_logprobs,
+};
 use crate::schedule::{Scheduler, Sequence, SequenceId, Step};
 use crate::stop::StopStrings;
 
@@ -30,7 +32,6 @@ pub(super) struct Flight {
     requests: BTreeMap<u64, InFlight>,
     arrivals: HashMap<RequestId, u64>,
     arrival_next: u64,
-    sampler: Sampler,
     pub(super) events: Vec<Event>,
     pub(super) stats: EngineStats,
 }
@@ -66,7 +67,6 @@ impl Flight {
             requests: BTreeMap::new(),
             arrivals: HashMap::new(),
             arrival_next: 0,
-            sampler: Sampler::default(),
             events: Vec::new(),
             stats: EngineStats::default(),
         }
@@ -178,22 +178,43 @@ impl Flight {
         })
     }
 
-    /// Takes the logits after the token at `position`: either another prompt token is known to
-    /// follow, or the next token is sampled.
-    pub(super) fn commit_row(&mut self, sequence: SequenceId, position: usize, logits: &[f32]) {
+    /// What is wanted of the logits after the token at `position`: the log-probability of the prompt
+    /// token that follows, or the next token.
+    pub(super) fn wanted(&self, sequence: SequenceId, position: usize) -> RowSampling<'_> {
+        let nothing = RowSampling(Wanted::Nothing);
+        let Some(in_flight) = self.requests.get(&sequence.request) else { return nothing };
+        let request = &in_flight.request;
+        if let Some(&token) = request.prompt.get(position + 1) {
+            return RowSampling(Wanted::Known { token, top: request.prompt_logprobs.unwrap_or(0) });
+        }
+        let Some(choice) = in_flight.choices.get(&sequence.choice) else { return nothing };
+        if tokens_max(request, self.limits) == 0 {
+            return nothing;
+        }
+        let is_unripe = choice.output_tokens < request.limits.min_tokens;
+        RowSampling(Wanted::Next(NextToken {
+            sampling: &request.sampling,
+            history: &choice.history,
+            masked: if is_unripe { &in_flight.stop_tokens } else { &[] },
+            draw: Draw { choice: sequence.choice, position: choice.output_tokens },
+            logprobs: request.logprobs,
+        }))
+    }
+
+    /// Takes what came of the logits after the token at `position`.
+    pub(super) fn commit_row(&mut self, sequence: SequenceId, position: usize, row: SampledRow) {
         let Some(in_flight) = self.requests.get_mut(&sequence.request) else { return };
         match in_flight.request.prompt.get(position + 1) {
             Some(&id) => {
-                let top = in_flight.request.prompt_logprobs.unwrap_or(0) as usize;
-                let logprobs = Some(token_logprobs(logits, id, top));
                 let known = in_flight.prompt_logprobs.get_or_insert_default();
-                known.push(TokenOutput { id, logprobs });
+                known.push(TokenOutput { id, logprobs: row.logprobs });
             }
-            None => self.sample(sequence, logits),
+            None => self.push(sequence, row),
         }
     }
 
-    fn sample(&mut self, sequence: SequenceId, logits: &[f32]) {
+    /// Takes the next token.
+    fn push(&mut self, sequence: SequenceId, row: SampledRow) {
         let Some(in_flight) = self.requests.get_mut(&sequence.request) else { return };
         let request = &in_flight.request;
         let Some(choice) = in_flight.choices.get_mut(&sequence.choice) else { return };
@@ -201,19 +222,13 @@ impl Flight {
             self.events.push(Event::Prompt { id: request.id, tokens });
             self.scheduler.prompt_rows_done(sequence);
         }
-        let room = self.limits.context_tokens - request.prompt.len();
-        let tokens_max = request.limits.max_tokens.unwrap_or(room).min(room);
+        let tokens_max = tokens_max(request, self.limits);
         if tokens_max == 0 {
             return self.finish(sequence, End::LENGTH);
         }
-        let unripe = choice.output_tokens < request.limits.min_tokens;
-        let masked: &[u32] = if unripe { &in_flight.stop_tokens } else { &[] };
-        let draw = Draw { choice: sequence.choice, position: choice.output_tokens };
-        let sampled = self.sampler.sample(logits, &request.sampling, &choice.history, masked, draw);
-        let Some(token) = sampled else {
+        let SampledRow { token: Some(token), logprobs } = row else {
             return self.fail(sequence.request, &"no token has a finite logit".into());
         };
-        let logprobs = request.logprobs.map(|top| token_logprobs(logits, token, top as usize));
         let pushed = choice.push(token, tokens_max, request, &*self.vocabulary);
         self.stats.generation_tokens_total += 1;
         self.events.push(Event::Output {
@@ -258,4 +273,10 @@ impl Flight {
         self.arrivals.remove(&id);
         self.events.push(Event::Failed { id, error: error.clone() });
     }
+}
+
+/// Tokens that an answer to `request` may have.
+fn tokens_max(request: &Request, limits: Limits) -> usize {
+    let room = limits.context_tokens - request.prompt.len();
+    request.limits.max_tokens.unwrap_or(room).min(room)
 }

@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::ops::Range;
 
+use crate::sampling::{RowSampling, SampledRow, Sampler};
+
 /// The tokens of one step, of many sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -47,6 +49,19 @@ pub trait Forward: Send {
     /// Returns logits [logit_rows, vocab_size]. Errors: the step as a whole failed; its spans'
     /// tokens count as not computed.
     fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>>;
+
+    /// Computes the batch, and what is wanted of each of its logit rows. A backend that samples where
+    /// the logits lie has a method of its own; `sampler` is the host's. What comes of a row must
+    /// depend on its logits and on what is wanted of it alone. Errors: as `forward`.
+    fn forward_and_sample(
+        &mut self,
+        batch: &Batch,
+        rows: &[RowSampling<'_>],
+        sampler: &mut Sampler,
+    ) -> Result<Vec<SampledRow>, Box<dyn Error + Send + Sync>> {
+        let vocab_size = self.vocab_size();
+        Ok(sampler.sample_rows(self.forward(batch)?, vocab_size, rows)?)
+    }
 
     /// What the last forward pass would have cost. None: it was a real one, and its cost is what
     /// was measured.

@@ -16,6 +16,7 @@ pub use forward::{Batch, Forward, Span, StepCost, Vocabulary};
 use crate::event::Event;
 use crate::kv::{BlockPool, KV_BLOCK_TOKENS};
 use crate::request::{Refusal, Request, RequestId};
+use crate::sampling::{RowSampling, Sampler};
 use crate::schedule::{Bounds, Scheduler, SequenceId, Step};
 
 use flight::{Flight, Limits};
@@ -25,6 +26,7 @@ use flight::{Flight, Limits};
 pub struct Engine {
     forward: Box<dyn Forward>,
     flight: Flight,
+    sampler: Sampler,
     context_tokens: usize,
     cost: Option<StepCost>,
 }
@@ -52,7 +54,7 @@ impl Engine {
         let vocab_size = forward.vocab_size();
         let limits = Limits { context_tokens, vocab_size, prefix_cache };
         let flight = Flight::new(vocabulary, scheduler, limits);
-        Ok(Self { forward, flight, context_tokens, cost: None })
+        Ok(Self { forward, flight, sampler: Sampler::default(), context_tokens, cost: None })
     }
 
     /// Queues a request. Errors: a `Refusal`; nothing of the request is kept.
@@ -117,19 +119,13 @@ impl Engine {
         stats.preemptions_total += step.preempted.len() as u64;
         let partial = step.work.iter().filter(|work| !work.reaches_end).count();
         stats.partial_prefills_total += partial as u64;
-        let vocab_size = self.forward.vocab_size();
-        let computed = self.forward.forward(&batch).and_then(|logits| {
-            let expected = rows.len() * vocab_size;
-            match logits.len() == expected {
-                true => Ok(logits),
-                false => Err(format!("{} logits came where {expected} are", logits.len()).into()),
-            }
-        });
-        match computed {
-            Ok(logits) => {
+        let wanted: Vec<RowSampling<'_>> =
+            rows.iter().map(|row| self.flight.wanted(row.sequence, row.position)).collect();
+        match self.forward.forward_and_sample(&batch, &wanted, &mut self.sampler) {
+            Ok(sampled) => {
                 self.flight.scheduler.commit(step);
-                for (row, logits) in rows.iter().zip(logits.chunks(vocab_size)) {
-                    self.flight.commit_row(row.sequence, row.position, logits);
+                for (row, sampled) in rows.iter().zip(sampled) {
+                    self.flight.commit_row(row.sequence, row.position, sampled);
                 }
             }
             Err(error) => {

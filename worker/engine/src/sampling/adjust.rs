@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Sampling;
+use naru_kernels::cuda::TokenChange;
+
+use super::{NextToken, Sampling};
 
 /// Which tokens a sequence has seen, as far as penalties need to know.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +61,37 @@ pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, history: &History, 
     for &token in masked {
         change(logits, token, |_| f32::NEG_INFINITY);
     }
+}
+
+/// Adds to `found` what `apply` does, each token once, without those outside of a row of
+/// `vocab_size`.
+pub(crate) fn changes(next: &NextToken<'_>, vocab_size: usize, found: &mut Vec<TokenChange>) {
+    let NextToken { sampling, history, masked, .. } = *next;
+    let History { prompt, output, .. } = history;
+    let of = |token: u32| TokenChange {
+        token,
+        count: output.get(&token).copied().unwrap_or(0),
+        is_in_prompt: prompt.contains(&token),
+        ..TokenChange::default()
+    };
+    let biased = sampling.logit_bias.iter().map(|&(token, bias)| TokenChange { bias, ..of(token) });
+    let is_masked = true;
+    let never = masked.iter().map(|&token| TokenChange { is_masked, ..of(token) });
+    let mut named: Vec<TokenChange> = biased.chain(never).collect();
+    named.sort_by_key(|change| change.token);
+    named.dedup_by(|again, first| {
+        let is_same = again.token == first.token;
+        if is_same {
+            first.bias += again.bias;
+            first.is_masked |= again.is_masked;
+        }
+        is_same
+    });
+    let is_named = |token| named.binary_search_by_key(&token, |change| change.token).is_ok();
+    let unprompted = output.keys().filter(|token| !prompt.contains(token));
+    let seen = prompt.iter().chain(unprompted).copied().filter(|token| !is_named(*token));
+    let all = seen.map(of).chain(named.iter().copied());
+    found.extend(all.filter(|change| (change.token as usize) < vocab_size));
 }
 
 fn change(logits: &mut [f32], token: u32, to: impl FnOnce(f32) -> f32) {

@@ -2,7 +2,7 @@
 
 use super::Sampling;
 use super::adjust::{self, History};
-use super::random::uniform;
+use super::random::{uniform, uniform_units};
 use super::row::{self, BLOCK, Weigh};
 use super::select::{self, Candidate};
 use super::wide::WideNucleus;
@@ -21,9 +21,16 @@ pub(crate) struct Draw {
     pub(crate) position: usize,
 }
 
+impl Draw {
+    /// Its uniform number in [0, 1), in units of 2⁻⁵³.
+    pub(crate) fn random_units(self, seed: u64) -> u64 {
+        uniform_units(seed, self.choice, self.position)
+    }
+}
+
 /// Samples tokens; holds only memory to work in, nothing from one call to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Sampler {
+pub struct Sampler {
     adjusted: Vec<f32>,
     candidates: Vec<Candidate>,
     masses: Vec<f64>,

@@ -11,13 +11,17 @@ mod logprobs;
 mod parameters;
 mod random;
 mod row;
+mod rows;
 mod select;
 #[cfg(test)]
 mod tests;
 mod wide;
 
-pub(crate) use adjust::History;
-pub(crate) use draw::{Draw, Sampler};
+pub(crate) use adjust::{History, changes};
+pub(crate) use draw::Draw;
+pub use draw::Sampler;
 pub(crate) use logprobs::token_logprobs;
 pub(crate) use parameters::check_logprobs;
 pub use parameters::{CHOICES_MAX, LOGPROBS_MAX, Sampling, SamplingError};
+pub(crate) use rows::{NextToken, Wanted};
+pub use rows::{RowSampling, SampledRow};

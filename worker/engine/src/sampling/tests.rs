@@ -320,3 +320,35 @@ proptest! {
         prop_assert_eq!(ids(&kept), ids(&plain));
     }
 }
+
+#[test]
+fn changes_are_what_is_applied_and_each_token_comes_once() {
+    let sampling = sampling(|s| {
+        s.logit_bias = vec![(1, 2.0), (7, -1.0), (1, 0.5), (4, 9.0)];
+        (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) = (1.5, 0.25, 0.5);
+    });
+    let mut history = History::new(&[1, 2, 2, 5], &sampling);
+    [2, 3, 3, 4].iter().for_each(|token| history.push(*token));
+    let (masked, draw) = ([4, 6, 4, 12], Draw { choice: 0, position: 4 });
+    let next =
+        NextToken { sampling: &sampling, history: &history, masked: &masked, draw, logprobs: None };
+    let mut found = Vec::new();
+    changes(&next, 8, &mut found);
+    found.sort_by_key(|change| change.token);
+    let tokens: Vec<u32> = found.iter().map(|change| change.token).collect();
+    assert_eq!(tokens, [1, 2, 3, 4, 5, 6, 7]);
+    let before = [1.0, -2.0, 3.0, 0.5, 1.0, -1.0, 2.0, 0.25];
+    let (mut expected, mut changed) = (before, before);
+    apply(&mut expected, &sampling, &history, &masked);
+    for change in found {
+        let logit = &mut changed[change.token as usize];
+        *logit += change.bias;
+        if change.is_in_prompt || change.count > 0 {
+            *logit *= if *logit > 0.0 { 1.0 / 1.5 } else { 1.5 };
+        }
+        *logit -= if change.count > 0 { 0.25 + 0.5 * change.count as f32 } else { 0.0 };
+        *logit = if change.is_masked { f32::NEG_INFINITY } else { *logit };
+    }
+    let near = |(a, b): (&f32, &f32)| a == b || (a - b).abs() < 1e-6;
+    assert!(expected.iter().zip(&changed).all(near), "{changed:?} {expected:?}");
+}

@@ -37,4 +37,7 @@ pub trait Device: Send {
     /// So many 32-bit floats, once all that was asked for before has happened. Errors: some of it
     /// did not.
     fn read_floats(&mut self, from: DevicePointer, count: usize) -> Result<&[f32], GpuError>;
+
+    /// Likewise, 32-bit words as they are.
+    fn read_words(&mut self, from: DevicePointer, count: usize) -> Result<&[u32], GpuError>;
 }

@@ -227,6 +227,23 @@ impl Gpu {
             .map_err(failed("filling memory"))
     }
 
+    /// Memory that begins with so many bytes from a place, once all that was asked for before has
+    /// happened.
+    fn read(&mut self, from: DevicePointer, bytes: usize) -> Result<&PinnedMemory, GpuError> {
+        self.context.enter()?;
+        let mut results = match self.results.take() {
+            Some(results) if results.bytes().len() >= bytes => results,
+            _ => PinnedMemory::new(&self.context, bytes.next_power_of_two())?,
+        };
+        // SAFETY: the caller owns the place; nobody reads the results before the wait is over.
+        unsafe {
+            result::memcpy_dtoh_async(&mut results.bytes_mut()[..bytes], from.0, self.stream)
+        }
+        .map_err(failed("copying from the device"))?;
+        self.synchronize()?;
+        Ok(self.results.insert(results))
+    }
+
     /// The kernel of a launch; the first time it is looked for in its op's modules.
     fn function(&mut self, launch: &Launch) -> Result<sys::CUfunction, GpuError> {
         let known = self.functions.get(launch.kernel).copied();
@@ -337,18 +354,11 @@ impl Device for Gpu {
     }
 
     fn read_floats(&mut self, from: DevicePointer, count: usize) -> Result<&[f32], GpuError> {
-        let bytes = count * size_of::<f32>();
-        if self.results.as_ref().is_none_or(|results| results.bytes().len() < bytes) {
-            self.results = Some(PinnedMemory::new(&self.context, bytes.next_power_of_two())?);
-        }
-        self.context.enter()?;
-        let (stream, results) = (self.stream, self.results.as_mut());
-        let results = results.expect("made above if it was not there").bytes_mut();
-        // SAFETY: the caller owns the place; nobody reads the results before the wait is over.
-        unsafe { result::memcpy_dtoh_async(&mut results[..bytes], from.0, stream) }
-            .map_err(failed("copying from the device"))?;
-        self.synchronize()?;
-        Ok(self.results.as_ref().map(|results| &results.floats()[..count]).unwrap_or_default())
+        Ok(&self.read(from, count * size_of::<f32>())?.floats()[..count])
+    }
+
+    fn read_words(&mut self, from: DevicePointer, count: usize) -> Result<&[u32], GpuError> {
+        Ok(&self.read(from, count * size_of::<u32>())?.words()[..count])
     }
 }
 

@@ -43,6 +43,12 @@ impl PinnedMemory {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.bytes) }
     }
 
+    /// Its bytes as 32-bit words.
+    pub(super) fn words(&self) -> &[u32] {
+        // SAFETY: pages are aligned, and every pattern is a word.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.bytes / size_of::<u32>()) }
+    }
+
     /// Its bytes as 32-bit floats.
     pub(super) fn floats(&self) -> &[f32] {
         // SAFETY: pages are aligned, and every pattern is a float.

@@ -26,7 +26,8 @@ const PAGE_BYTES: usize = 4096;
 pub struct Shim {
     library: Library,
     allocations: Vec<memmap2::MmapMut>,
-    results: Vec<f32>,
+    floats: Vec<f32>,
+    words: Vec<u32>,
 }
 
 impl Shim {
@@ -56,7 +57,7 @@ impl Shim {
         // SAFETY: the library is ours; loading it runs only the constructors of its globals.
         let library = unsafe { Library::new(folder.join("kernels.so")) };
         let library = library.map_err(|error| error.to_string())?;
-        Ok(Self { library, allocations: Vec::new(), results: Vec::new() })
+        Ok(Self { library, allocations: Vec::new(), floats: Vec::new(), words: Vec::new() })
     }
 
     /// So many bytes, all of them 0xff: floats that were not written are NaN.
@@ -161,9 +162,15 @@ impl Device for Shim {
     }
 
     fn read_floats(&mut self, from: DevicePointer, count: usize) -> Result<&[f32], GpuError> {
-        let bytes = self.download(from, count * size_of::<f32>());
+        let words = Device::read_words(self, from, count)?;
+        self.floats = words.iter().map(|word| f32::from_bits(*word)).collect();
+        Ok(&self.floats)
+    }
+
+    fn read_words(&mut self, from: DevicePointer, count: usize) -> Result<&[u32], GpuError> {
+        let bytes = self.download(from, count * size_of::<u32>());
         let words = bytes.as_chunks::<4>().0.iter();
-        self.results = words.map(|word| f32::from_le_bytes(*word)).collect();
-        Ok(&self.results)
+        self.words = words.map(|word| u32::from_le_bytes(*word)).collect();
+        Ok(&self.words)
     }
 }

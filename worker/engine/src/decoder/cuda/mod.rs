@@ -2,36 +2,43 @@
 //!
 //! ```text
 //! batch ── plan (sizes) ── launches (data) ──▶ device.run
-//!   └───── inputs (words) ──▶ device.upload          └──▶ device.read_floats ── logits
+//!   └───── inputs (words) ──▶ device.upload                  │
+//! wanted ─── sampling ───────────────┘                         ▼
+//!                                                sample ─ device.read_words ── tokens
 //! ```
 //!
-//! Launches follow from a step's sizes alone, so a device may keep those of a step that comes again.
+//! Launches up to the logits follow from a step's sizes alone, so a device may keep those of a step
+//! that comes again. Logits leave the device only for who asks for them.
 //! The residual stream is of 32-bit floats, everything else of the [`Element`].
 
 mod plan;
+mod sampling;
 mod step;
 mod store;
 #[cfg(test)]
 mod tests;
 
 use std::error::Error;
+use std::mem;
 
 use naru_kernels::cuda::{
-    Device, DevicePointer, DeviceRope, Element, GpuError, decode_scratch_bytes,
+    Device, DevicePointer, DeviceRope, DeviceSampling, Element, GpuError, decode_scratch_bytes,
 };
 use naru_kernels::{AttentionShape, ComputePool, KV_BLOCK_TOKENS};
 use thiserror::Error as ThisError;
 
 use self::plan::StepPlan;
+use self::sampling::{Pass, RESULT_WORDS, SamplingPlaces, StepSampling};
 use self::step::{Buffers, DeviceModel};
 use self::store::DeviceStore;
-use super::forward::check_spans;
+use super::forward::{check_spans, op};
 use super::load::{Loaded, Source, load_into};
 use super::positions::RopeTables;
 use super::{LoadError, LoadProgress, Shard, StepError};
 use crate::config::ModelConfig;
 use crate::engine::{Batch, Forward};
 use crate::model::ModelFiles;
+use crate::sampling::{RowSampling, SampledRow, Sampler};
 
 /// What the steps of a [`CudaDecoder`] are bounded by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +119,7 @@ impl CudaModel {
             buffers: Buffers::default(),
             kv: DevicePointer::NULL,
             kv_blocks: 0,
+            logit_rows_max: limits.max_sequences,
         };
         model.ropes = put_ropes(device.as_mut(), ropes, limits).map_err(CudaLoadError::Device)?;
         model.buffers = allocate(device.as_mut(), &model, limits).map_err(CudaLoadError::Device)?;
@@ -146,32 +154,81 @@ impl CudaModel {
 }
 
 impl CudaDecoder {
-    fn step(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
-        self.check(batch)?;
-        if batch.tokens.is_empty() {
-            return Ok(&[]);
+    fn logits(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
+        let plan = self.plan(batch, self.model.logit_rows_max)?;
+        self.compute(batch, &plan, |_| ())?;
+        let count = batch.logit_rows.len() * self.model.config.vocabulary;
+        Ok(self.device.read_floats(self.model.buffers.logits, count)?)
+    }
+
+    fn sample(
+        &mut self,
+        batch: &Batch,
+        rows: &[RowSampling<'_>],
+    ) -> Result<Vec<SampledRow>, StepError> {
+        if rows.len() != batch.logit_rows.len() {
+            let (wanted, rows) = (rows.len(), batch.logit_rows.len());
+            let reason = format!("something is wanted of {wanted} rows, where {rows} are");
+            return Err(StepError::Batch { reason });
         }
-        let plan = StepPlan::of(batch, self.limits.max_sequences);
+        let vocabulary = self.model.config.vocabulary;
+        let plan = self.plan(batch, self.limits.max_batch_tokens)?;
+        let at_once = self.model.logit_rows_max;
+        let step = StepSampling::of(rows, vocabulary, at_once);
+        let sampling = self.compute(batch, &plan, |bytes| step.write(bytes))?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Buffers { logits, saved, results, .. } = self.model.buffers;
+        let places = SamplingPlaces { logits, sampling, saved, results };
+        for pass in step.passes(places) {
+            let Pass { first_row, changes, launch } = pass.map_err(op("sampling"))?;
+            let mut launches = Vec::new();
+            if first_row > 0 {
+                self.device.upload(changes.0, &changes.1)?;
+                if first_row.is_multiple_of(at_once) {
+                    let end = rows.len().min(first_row + at_once);
+                    launches = self.model.logits(&plan, first_row..end)?;
+                }
+            }
+            launches.push(launch);
+            self.device.run(None, &mut || mem::take(&mut launches))?;
+        }
+        Ok(step.read(self.device.read_words(results, step.result_words())?))
+    }
+
+    /// Asks for everything up to the first logits, and puts what `more` writes behind the inputs. Returns
+    /// where that lies.
+    fn compute(
+        &mut self,
+        batch: &Batch,
+        plan: &StepPlan,
+        more: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<DevicePointer, StepError> {
+        let inputs = self.model.buffers.inputs;
+        if batch.tokens.is_empty() {
+            return Ok(inputs);
+        }
         plan.write(batch, &mut self.words);
         self.bytes.clear();
         self.bytes.extend(self.words.iter().flat_map(|word| word.to_le_bytes()));
-        self.device.upload(self.model.buffers.inputs, &self.bytes)?;
+        self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
+        let place = inputs.offset(self.bytes.len());
+        more(&mut self.bytes);
+        self.device.upload(inputs, &self.bytes)?;
         let (mut refused, model) = (None, &self.model);
-        self.device.run(plan.key(), &mut || match model.launches(&plan) {
+        self.device.run(plan.key(), &mut || match model.launches(plan) {
             Ok(launches) => launches,
             Err(error) => {
                 refused = Some(error);
                 Vec::new()
             }
         })?;
-        if let Some(error) = refused {
-            return Err(error);
-        }
-        let count = batch.logit_rows.len() * model.config.vocabulary;
-        Ok(self.device.read_floats(model.buffers.logits, count)?)
+        refused.map_or(Ok(place), Err)
     }
 
-    fn check(&self, batch: &Batch) -> Result<(), StepError> {
+    /// The plan of a step that has room.
+    fn plan(&self, batch: &Batch, logit_rows_max: usize) -> Result<StepPlan, StepError> {
         check_spans(batch, self.model.kv_blocks)?;
         let vocabulary = self.model.config.vocabulary;
         let unknown = batch.tokens.iter().position(|token| *token as usize >= vocabulary);
@@ -183,14 +240,14 @@ impl CudaDecoder {
         let sizes = [
             ("tokens", batch.tokens.len(), limits.max_batch_tokens),
             ("sequences", batch.spans.len(), limits.max_sequences),
-            ("rows of logits", batch.logit_rows.len(), limits.max_sequences),
+            ("rows of logits", batch.logit_rows.len(), logit_rows_max),
             ("tokens of a sequence", longest.unwrap_or(0), limits.max_context_tokens),
         ];
         match sizes.iter().find(|(_, found, most)| found > most) {
             Some((what, found, most)) => {
                 Err(StepError::Batch { reason: format!("{found} {what}, where {most} are room") })
             }
-            None => Ok(()),
+            None => Ok(StepPlan::of(batch, limits.max_sequences)),
         }
     }
 }
@@ -201,7 +258,20 @@ impl Forward for CudaDecoder {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>> {
-        Ok(self.step(batch)?)
+        Ok(self.logits(batch)?)
+    }
+
+    fn forward_and_sample(
+        &mut self,
+        batch: &Batch,
+        rows: &[RowSampling<'_>],
+        sampler: &mut Sampler,
+    ) -> Result<Vec<SampledRow>, Box<dyn Error + Send + Sync>> {
+        let vocabulary = self.model.config.vocabulary;
+        if vocabulary > DeviceSampling::VOCABULARY_MAX {
+            return Ok(sampler.sample_rows(self.logits(batch)?, vocabulary, rows)?);
+        }
+        Ok(self.sample(batch, rows)?)
     }
 }
 
@@ -240,7 +310,8 @@ fn allocate(
     let input_width = query_width + 2 * attention.kv_heads * attention.head_dim;
     let up_width = if feed_forward.gated { 2 } else { 1 } * feed_forward.width;
     let blocks = limits.max_context_tokens.div_ceil(KV_BLOCK_TOKENS);
-    let words = 3 * tokens + sequences * (9 + blocks) + 64;
+    let words = 4 * tokens + sequences * (8 + blocks) + 64;
+    let sampling_bytes = StepSampling::bytes_max(tokens, config.vocabulary);
     let mut values =
         |width: usize| device.allocate("a step's values", tokens * width * Element::BYTES);
     let normed = values(config.hidden)?;
@@ -259,7 +330,7 @@ fn allocate(
     let keys_max = limits.max_context_tokens.next_power_of_two();
     let scratch = (1..=sequences).map(|count| decode_scratch_bytes(count, &shape, keys_max));
     Ok(Buffers {
-        inputs: device.allocate("a step's inputs", words * size_of::<u32>())?,
+        inputs: device.allocate("a step's inputs", words * size_of::<u32>() + sampling_bytes)?,
         stream: device.allocate("a step's stream", tokens * config.hidden * size_of::<f32>())?,
         normed,
         projected,
@@ -269,5 +340,7 @@ fn allocate(
         scratch: device.allocate("attention's parts", scratch.max().unwrap_or(0))?,
         logits: device
             .allocate("a step's logits", sequences * config.vocabulary * size_of::<f32>())?,
+        saved: device.allocate("sampling", config.vocabulary * size_of::<f32>())?,
+        results: device.allocate("sampling", tokens * RESULT_WORDS * size_of::<u32>())?,
     })
 }

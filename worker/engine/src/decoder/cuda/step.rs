@@ -1,5 +1,7 @@
 //! The launches of a step, from sizes and places: nothing here runs anything.
 
+use std::ops::Range;
+
 use naru_kernels::cuda::{
     AttentionTask, CapLogitsTask, DeviceMatrix, DeviceNorm, DeviceNormKind, DevicePointer,
     DeviceRope, Element, EmbedTask, GateTask, Launch, LinearOutput, LinearTask, ResidualNormTask,
@@ -29,12 +31,14 @@ pub(super) struct DeviceModel {
     /// `[layers][keys, values][blocks, kv_heads, 16, head_dim]`.
     pub(super) kv: DevicePointer,
     pub(super) kv_blocks: usize,
+    /// Rows of logits that there is room for at once.
+    pub(super) logit_rows_max: usize,
 }
 
 /// Where the values of a step lie. Sizes are those of the largest step.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Buffers {
-    /// What [`StepPlan::write`] wrote.
+    /// What [`StepPlan::write`] wrote, and then what sampling reads.
     pub(super) inputs: DevicePointer,
     /// f32 `[tokens, hidden]`.
     pub(super) stream: DevicePointer,
@@ -52,6 +56,10 @@ pub(super) struct Buffers {
     pub(super) scratch: DevicePointer,
     /// f32 `[logit rows, vocabulary]`.
     pub(super) logits: DevicePointer,
+    /// f32 `[vocabulary]`: logits that sampling changes meanwhile.
+    pub(super) saved: DevicePointer,
+    /// What sampling found, `RESULT_WORDS` for each row.
+    pub(super) results: DevicePointer,
 }
 
 /// What a block returned and is not yet in the stream, and the norm that it gets first.
@@ -64,7 +72,7 @@ struct Pending {
 const NOTHING: Pending = Pending { block: DevicePointer::NULL, post: None };
 
 impl DeviceModel {
-    /// The launches of a step of this plan.
+    /// The launches of a step of this plan, up to the logits of as many rows as there is room for.
     pub(super) fn launches(&self, plan: &StepPlan) -> Result<Vec<Launch>, StepError> {
         let step = Step { model: self, plan, places: plan.places() };
         let mut launches = Vec::with_capacity(self.layers.len() * 9 + 4);
@@ -74,9 +82,23 @@ impl DeviceModel {
             step.attention(index, layer, pending, &mut launches)?;
             pending = step.feed_forward(layer, &mut launches)?;
         }
-        if plan.logit_rows > 0 {
-            step.logits(pending, &mut launches)?;
+        let rows = 0..plan.logit_rows.min(self.logit_rows_max);
+        if !rows.is_empty() {
+            step.logits(pending, rows, &mut launches)?;
         }
+        Ok(launches)
+    }
+
+    /// What comes after `launches`: logits of other rows, in the place of those before.
+    pub(super) fn logits(
+        &self,
+        plan: &StepPlan,
+        rows: Range<usize>,
+    ) -> Result<Vec<Launch>, StepError> {
+        let step = Step { model: self, plan, places: plan.places() };
+        let mut launches = Vec::new();
+        let pending = self.layers.last().map_or(NOTHING, |layer| step.fed_forward(layer));
+        step.logits(pending, rows, &mut launches)?;
         Ok(launches)
     }
 
@@ -244,21 +266,31 @@ impl Step<'_> {
         launches.push(gated.map_err(op("the activation"))?);
         self.project(&layer.down, buffers.block_input, buffers.block, launches)
             .map_err(op("the sum of a block"))?;
-        let post = layer.feed_forward_post_norm.as_ref().map(device_norm);
-        Ok(Pending { block: buffers.block, post })
+        Ok(self.fed_forward(layer))
     }
 
-    fn logits(&self, pending: Pending, launches: &mut Vec<Launch>) -> Result<(), StepError> {
+    /// What the second block of a layer returned.
+    fn fed_forward(&self, layer: &DeviceLayer) -> Pending {
+        let post = layer.feed_forward_post_norm.as_ref().map(device_norm);
+        Pending { block: self.model.buffers.block, post }
+    }
+
+    fn logits(
+        &self,
+        pending: Pending,
+        rows: Range<usize>,
+        launches: &mut Vec<Launch>,
+    ) -> Result<(), StepError> {
         let (model, buffers) = (self.model, &self.model.buffers);
         let picked = residual_norm(&ResidualNormTask {
             element: model.element,
-            rows: self.plan.logit_rows,
+            rows: rows.len(),
             width: model.config.hidden,
             stream: buffers.stream,
             block: pending.block,
             post: pending.post,
             factor: model.config.multipliers.residual,
-            pick: self.input(self.places.picks),
+            pick: self.input(self.places.picks + rows.start),
             pre: Some(device_norm(&model.head.norm)),
             output: buffers.normed,
         });
@@ -268,12 +300,12 @@ impl Step<'_> {
             bias: DevicePointer::NULL,
             kind: LinearOutput::F32,
         };
-        self.multiply(&weights, self.plan.logit_rows, (buffers.normed, buffers.logits), launches)
+        self.multiply(&weights, rows.len(), (buffers.normed, buffers.logits), launches)
             .map_err(op("logits"))?;
         let (factor, cap) = (model.config.multipliers.logit, model.config.final_softcap);
         if factor != 1.0 || cap.is_some() {
             let scaled = cap_logits(&CapLogitsTask {
-                rows: self.plan.logit_rows,
+                rows: rows.len(),
                 vocabulary: model.config.vocabulary,
                 multiplier: factor,
                 cap: cap.unwrap_or(0.0),

@@ -1,6 +1,7 @@
 //! The decoder on the host shim against the decoder on the processor, over every block that a
 //! configuration can ask for.
 
+mod sampling;
 #[allow(missing_docs, unsafe_code, unreachable_pub, dead_code)]
 #[path = "../../../../kernels/tests/agreement/shim.rs"]
 mod shim;
@@ -33,13 +34,22 @@ fn chunk(range: std::ops::Range<usize>) -> Batch {
 }
 
 fn on_the_shim(config: &ModelConfig, element: Element) -> CudaDecoder {
+    on_the_shim_with(config, element, 3, 32)
+}
+
+fn on_the_shim_with(
+    config: &ModelConfig,
+    element: Element,
+    blocks: usize,
+    max_sequences: usize,
+) -> CudaDecoder {
     let device = Box::new(shim::Shim::start().unwrap());
     let limits =
-        CudaLimits { element, max_batch_tokens: 32, max_sequences: 32, max_context_tokens: 64 };
+        CudaLimits { element, max_batch_tokens: 32, max_sequences, max_context_tokens: 64 };
     let tensors = tiny::mapped(&tiny::tensors(config, 7));
     let source = Source { config, names: &crate::config::GGUF, tensors: &tensors };
     let model = CudaModel::of_source(&source, device, &tiny::pool(), limits, &mut |_| ());
-    model.unwrap().with_kv_blocks(3).unwrap()
+    model.unwrap().with_kv_blocks(blocks).unwrap()
 }
 
 fn on_the_processor(config: &ModelConfig) -> LocalDecoder {

@@ -5,8 +5,6 @@ use crate::ops::logits::cuda::row_threads;
 use crate::shape::{self, ShapeError};
 
 const OP: &str = "sampling";
-/// So many of the greatest weights fit into a sum of 64 bits.
-const VOCABULARY_MAX: usize = 1 << 19;
 
 /// How the token of a row is chosen, as the device reads it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,6 +34,8 @@ pub struct DeviceSampling {
 impl DeviceSampling {
     /// Likeliest tokens of which log-probabilities are to be had.
     pub const LOGPROBS_MAX: usize = 20;
+    /// Logits of a row: so many of the greatest weights fit into a sum of 64 bits.
+    pub const VOCABULARY_MAX: usize = 1 << 19;
     /// Bytes on the device.
     pub const BYTES: usize = 48;
 
@@ -122,7 +122,7 @@ pub struct SampleTask {
 
 /// The launch for such rows. Errors: a vocabulary whose weights might overflow their sum.
 pub fn sample(task: &SampleTask) -> Result<Launch, ShapeError> {
-    shape::at_most(OP, "vocabulary", VOCABULARY_MAX, task.vocabulary)?;
+    shape::at_most(OP, "vocabulary", DeviceSampling::VOCABULARY_MAX, task.vocabulary)?;
     Ok(Launch {
         op: OP,
         kernel: "sample",
