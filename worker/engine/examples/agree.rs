@@ -2,10 +2,11 @@
 //! both compared.
 //!
 //! ```text
-//! agree [--model PATH] [--element bf16|f16] [--tokens N] [--json FILE]
+//! agree [--model PATH] [--element bf16|f16] [--tokens N | --texts FILE] [--json FILE]
 //! ```
 //!
-//! Without a model one is made up: seeded, so that it is the same on every machine.
+//! Without a model one is made up: seeded, so that it is the same on every machine. Without texts (a
+//! line of token ids for each) so are the tokens. The processor computes in 32-bit floats.
 #![allow(clippy::print_stdout)]
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use naru_kernels::{ComputePool, argmax, log_sum_exp};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// Nats by which the processor must prefer its own token, for another to count as a miss.
 const NEAR_TIE_NATS: f64 = 0.1;
@@ -38,6 +39,7 @@ struct Asked {
     model: Option<PathBuf>,
     element: Element,
     tokens: usize,
+    texts: Option<PathBuf>,
     json: Option<PathBuf>,
 }
 
@@ -55,21 +57,19 @@ fn main() -> Result<()> {
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let pool = Arc::new(ComputePool::start(threads)?);
     let vocabulary = files.config().vocabulary;
-    let mut random = Random(41);
-    let tokens: Vec<u32> =
-        (0..asked.tokens).map(|_| (random.bits() % vocabulary as u64) as u32).collect();
-    let blocks = asked.tokens.div_ceil(KV_BLOCK_TOKENS);
+    let texts = texts(&asked, vocabulary)?;
+    let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+    let blocks = longest.div_ceil(KV_BLOCK_TOKENS);
 
-    let decoder =
-        Decoder::load(&files, Shard::whole(files.config()), Arc::clone(&pool), &mut |_| ())?;
-    let expected = logits(&mut LocalDecoder::new(decoder, blocks)?, &tokens, blocks)?;
+    let decoder = Decoder::load_in_floats(&files, Shard::whole(files.config()), Arc::clone(&pool))?;
+    let mut on_processor = LocalDecoder::new(decoder, blocks)?;
     let gpu = Gpu::open(0)?;
     println!("{:?}", gpu.description());
     let limits = CudaLimits {
         element: asked.element,
         max_batch_tokens: 512,
         max_sequences: 16,
-        max_context_tokens: asked.tokens.next_multiple_of(KV_BLOCK_TOKENS),
+        max_context_tokens: blocks * KV_BLOCK_TOKENS,
     };
     let begin = Instant::now();
     let model = CudaModel::load(&files, Box::new(gpu), &pool, limits, &mut |_| ())?;
@@ -77,19 +77,25 @@ fn main() -> Result<()> {
     let gigabytes = files.weight_bytes() as f64 / 1e9;
     println!("loaded {gigabytes:.3} GB at {:.2} GB/s", gigabytes / load_seconds);
     let mut on_gpu = model.with_kv_blocks(blocks)?;
-    let found = logits(&mut on_gpu, &tokens, blocks)?;
-    // Once more: graphs are replayed, and what a step left behind must not matter.
-    let again = logits(&mut on_gpu, &tokens, blocks)?;
-    let same = found.iter().zip(&again).filter(|(a, b)| a == b).count();
-    println!("{same} of {} logits have the same bits a second time", found.len());
-
-    let found = compare(&expected, &found, vocabulary);
-    println!("{found:?}");
+    let mut found = Found::default();
+    let (mut same, mut all) = (0, 0);
+    for tokens in &texts {
+        let expected = logits(&mut on_processor, tokens, blocks)?;
+        let once = logits(&mut on_gpu, tokens, blocks)?;
+        // Once more: graphs are replayed, and what a step left behind must not matter.
+        let again = logits(&mut on_gpu, tokens, blocks)?;
+        same += once.iter().zip(&again).filter(|(a, b)| a == b).count();
+        all += once.len();
+        found.add(&expected, &once, vocabulary);
+    }
+    println!("{same} of {all} logits have the same bits a second time");
+    println!("{found:?}: {:.4} off, {:.4} nats", found.relative_error(), found.mean_nats());
     if let Some(path) = asked.json {
         let element = asked.element.name();
         let model = asked.model.as_ref().and_then(|path| path.file_name()?.to_str());
         let model = model.unwrap_or("made up");
-        let Found { positions, agreed, far_misses, relative_error, mean_nats } = found;
+        let Found { positions, agreed, far_misses, .. } = found;
+        let (relative_error, mean_nats) = (found.relative_error(), found.mean_nats());
         let text = format!(
             "{{\"model\": \"{model}\", \"element\": \"{element}\", \"positions\": {positions}, \
              \"agreed\": {agreed}, \"far_misses\": {far_misses}, \
@@ -103,14 +109,16 @@ fn main() -> Result<()> {
 }
 
 fn ask() -> Result<Asked> {
-    let mut asked = Asked { model: None, element: Element::Bf16, tokens: 500, json: None };
+    let mut asked =
+        Asked { model: None, element: Element::Bf16, tokens: 500, texts: None, json: None };
     let mut words = env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| format!("{word} needs a value"))?;
         match word.as_str() {
             "--model" => asked.model = Some(value.into()),
+            "--texts" => asked.texts = Some(value.into()),
             "--json" => asked.json = Some(value.into()),
-            "--tokens" => asked.tokens = value.parse::<usize>()?.max(SINGLE + 1),
+            "--tokens" => asked.tokens = value.parse()?,
             "--element" if value == "bf16" => asked.element = Element::Bf16,
             "--element" if value == "f16" => asked.element = Element::F16,
             _ => return Err(format!("{word} {value}: see the head of agree.rs").into()),
@@ -126,7 +134,7 @@ fn logits(decoder: &mut dyn Forward, tokens: &[u32], blocks: usize) -> Result<Ve
     let mut all = Vec::new();
     let mut first = 0;
     while first < tokens.len() {
-        let in_chunks = tokens.len() - SINGLE;
+        let in_chunks = tokens.len().saturating_sub(SINGLE);
         let count = if first < in_chunks { CHUNK.min(in_chunks - first) } else { 1 };
         // Logits of few rows at a time: those of a whole chunk are more than a step has room for.
         for rows in (0..count).collect::<Vec<_>>().chunks(16) {
@@ -142,41 +150,58 @@ fn logits(decoder: &mut dyn Forward, tokens: &[u32], blocks: usize) -> Result<Ve
     Ok(all)
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Found {
     positions: usize,
     /// Positions whose likeliest token is the same.
     agreed: usize,
     /// Positions where it is not, and the processor was not nearly undecided.
     far_misses: usize,
-    relative_error: f64,
-    /// Mean difference of the log-probability of the processor's token.
-    mean_nats: f64,
+    /// Of all logits, the sum of squares, and of their differences.
+    size: f64,
+    wrong: f64,
+    /// Differences of the log-probability of the processor's token, summed.
+    nats: f64,
 }
 
-fn compare(expected: &[f32], found: &[f32], vocabulary: usize) -> Found {
-    let positions = expected.len() / vocabulary;
-    let mut out =
-        Found { positions, agreed: 0, far_misses: 0, relative_error: 0.0, mean_nats: 0.0 };
-    let (mut wrong, mut size) = (0.0, 0.0);
-    for (expected, found) in expected.chunks(vocabulary).zip(found.chunks(vocabulary)) {
-        let (ours, theirs) = (argmax(found), argmax(expected));
-        let (Some(ours), Some(theirs)) = (ours, theirs) else {
-            out.far_misses += 1;
-            continue;
-        };
-        let preference = f64::from(expected[theirs]) - f64::from(expected[ours]);
-        out.agreed += usize::from(ours == theirs);
-        out.far_misses += usize::from(preference > NEAR_TIE_NATS);
-        let of = |row: &[f32]| f64::from(row[theirs]) - f64::from(log_sum_exp(row));
-        out.mean_nats += (of(found) - of(expected)).abs() / positions as f64;
-        for (a, b) in found.iter().zip(expected) {
-            wrong += f64::from(a - b).powi(2);
-            size += f64::from(*b).powi(2);
+impl Found {
+    fn relative_error(&self) -> f64 {
+        (self.wrong / self.size).sqrt()
+    }
+
+    fn mean_nats(&self) -> f64 {
+        self.nats / self.positions as f64
+    }
+
+    fn add(&mut self, expected: &[f32], found: &[f32], vocabulary: usize) {
+        for (expected, found) in expected.chunks(vocabulary).zip(found.chunks(vocabulary)) {
+            self.positions += 1;
+            let (Some(ours), Some(theirs)) = (argmax(found), argmax(expected)) else {
+                self.far_misses += 1;
+                continue;
+            };
+            let preference = f64::from(expected[theirs]) - f64::from(expected[ours]);
+            self.agreed += usize::from(ours == theirs);
+            self.far_misses += usize::from(preference > NEAR_TIE_NATS);
+            let of = |row: &[f32]| f64::from(row[theirs]) - f64::from(log_sum_exp(row));
+            self.nats += (of(found) - of(expected)).abs();
+            for (a, b) in found.iter().zip(expected) {
+                self.wrong += f64::from(a - b).powi(2);
+                self.size += f64::from(*b).powi(2);
+            }
         }
     }
-    out.relative_error = (wrong / size).sqrt();
-    out
+}
+
+/// The sequences of tokens to compute.
+fn texts(asked: &Asked, vocabulary: usize) -> Result<Vec<Vec<u32>>> {
+    let Some(path) = &asked.texts else {
+        let mut random = Random(41);
+        let token = |_| (random.bits() % vocabulary as u64) as u32;
+        return Ok(vec![(0..asked.tokens).map(token).collect()]);
+    };
+    let line = |line: &str| line.split_whitespace().map(str::parse).collect::<Result<_, _>>();
+    Ok(fs::read_to_string(path)?.lines().map(line).collect::<Result<_, _>>()?)
 }
 
 /// A llama of 8 layers with random weights in bf16.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use naru_kernels::{ComputePool, MatrixView, PackedMatrix, ShapeError};
+use naru_kernels::{ComputePool, DType, MatrixView, PackedMatrix, ShapeError, dequantise};
 use thiserror::Error;
 
 use super::Decoder;
@@ -63,7 +63,11 @@ pub(super) trait Store {
 }
 
 /// This processor's memory: matrices are packed, the embedding table stays in its file.
-struct Host<'a>(&'a ComputePool);
+struct Host<'a> {
+    pool: &'a ComputePool,
+    /// Whether matrices become 32-bit floats first.
+    in_floats: bool,
+}
 
 impl Store for Host<'_> {
     type Matrix = PackedMatrix;
@@ -71,7 +75,12 @@ impl Store for Host<'_> {
     type Table = MappedMatrix;
 
     fn matrix(&self, name: &str, views: &[MatrixView<'_>]) -> Result<PackedMatrix, WeightError> {
-        PackedMatrix::pack_stacked(views, self.0).map_err(|source| layout(name, source))
+        let packed = if self.in_floats {
+            pack_floats(views, self.pool)
+        } else {
+            PackedMatrix::pack_stacked(views, self.pool)
+        };
+        packed.map_err(|source| layout(name, source))
     }
 
     fn vector(&self, _name: &str, values: Vec<f32>) -> Result<Vec<f32>, WeightError> {
@@ -81,6 +90,20 @@ impl Store for Host<'_> {
     fn table(&self, _name: &str, matrix: MappedMatrix) -> Result<MappedMatrix, WeightError> {
         Ok(matrix)
     }
+}
+
+fn pack_floats(views: &[MatrixView<'_>], pool: &ComputePool) -> Result<PackedMatrix, ShapeError> {
+    let (mut bytes, mut rows) = (Vec::new(), 0);
+    let columns = views.first().map_or(0, MatrixView::columns);
+    let mut values = vec![0.0; columns];
+    for view in views {
+        for row in 0..view.rows() {
+            dequantise(view.dtype(), view.row(row), &mut values)?;
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        rows += view.rows();
+    }
+    PackedMatrix::pack(&MatrixView::new(DType::F32, rows, columns, &bytes)?, pool)
 }
 
 /// A shard's weights in a store.
@@ -96,9 +119,11 @@ pub(super) fn load(
     source: &Source<'_>,
     shard: Shard,
     pool: Arc<ComputePool>,
+    in_floats: bool,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Decoder, LoadError> {
-    let loaded = load_into(&Host(&pool), source, &shard, progress)?;
+    let host = Host { pool: &pool, in_floats };
+    let loaded = load_into(&host, source, &shard, progress)?;
     let Loaded { cut, embedding, layers, head, ropes } = loaded;
     let (config, scratch) = (source.config.clone(), Scratch::default());
     Ok(Decoder { config, scratch, pool, embedding, layers, head, ropes, cut, shard })

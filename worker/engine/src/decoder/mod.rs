@@ -67,7 +67,19 @@ impl Decoder {
     ) -> Result<Self, LoadError> {
         let (config, names) = (files.config(), files.family().names);
         let source = load::Source { config, names, tensors: files.tensors() };
-        load::load(&source, shard, pool, progress)
+        load::load(&source, shard, pool, false, progress)
+    }
+
+    /// As [`load`](Self::load) with all matrices as 32-bit floats, so that no activation is rounded
+    /// either: slow, and what others are compared with.
+    pub fn load_in_floats(
+        files: &ModelFiles,
+        shard: Shard,
+        pool: Arc<ComputePool>,
+    ) -> Result<Self, LoadError> {
+        let (config, names) = (files.config(), files.family().names);
+        let source = load::Source { config, names, tensors: files.tensors() };
+        load::load(&source, shard, pool, true, &mut |_| ())
     }
 
     /// Computes `batch`, writes keys and values of each token into its span's blocks, and returns

@@ -161,6 +161,10 @@ fn same_bits(machine: &mut dyn Machine, report: &mut Report) {
                 (_, Err(error)) => report.fail("linear", case, error),
             }
         }
+        machine.clear();
+    }
+}
+
 /// Ragged ends, rows with room behind them, one row, sums so long that they may be split, values
 /// that halves hold with few bits, and sums that they do not hold.
 fn by_library(machine: &mut dyn Machine, report: &mut Report) {
@@ -190,7 +194,6 @@ fn by_library(machine: &mut dyn Machine, report: &mut Report) {
     }
 }
 
-fn one(machine: &mut dyn Machine, report: &mut Report, case: &Case, path: LinearPath) {
 /// Runs a task. None: by a library, of which the machine has none.
 fn run(machine: &mut dyn Machine, way: Way, task: &LinearTask) -> Option<Result<(), String>> {
     match way {
@@ -299,10 +302,7 @@ fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
 }
 
 /// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors
-/// of 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is
-/// rounded to the element; that is ε of it, or half of the least halves of 2⁻²⁴.
-/// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors of
-/// 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
+/// of 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
 /// to the element; that is ε of it, or half of the least halves of 2⁻²⁴. Where a library splits a
 /// sum, a part has one error fewer at its beginning, and one more where it is added.
 fn gemm_bound(case: &Case, sum: &Sum) -> f64 {

@@ -127,7 +127,7 @@ pub(crate) fn load(
     tensors: &Tensors,
     shard: Shard,
 ) -> Result<Decoder, LoadError> {
-    load::load(&Source { config, names: &GGUF, tensors }, shard, pool(), &mut |_| ())
+    load::load(&Source { config, names: &GGUF, tensors }, shard, pool(), false, &mut |_| ())
 }
 
 /// A stream of numbers from a seed. Source: SplitMix64 (Steele, Lea, Flood 2014).
