@@ -13,6 +13,13 @@ const ALMOST_ALL: f32 = 1.0 - f32::EPSILON / 2.0;
 /// Each log-probability is of a sum in which a device's rounding and the host's differ by less.
 const NEAR_NATS: f32 = 1e-4;
 
+/// Of one layer: what it says does not matter here.
+fn one_layer() -> ModelConfig {
+    let mut config = tiny::config();
+    config.layers.truncate(1);
+    config
+}
+
 /// A way to sample, with what it looks back on.
 struct Manner {
     sampling: Sampling,
@@ -112,7 +119,7 @@ fn check_rows(found: &[SampledRow], expected: &[SampledRow]) {
 
 #[test]
 fn a_device_samples_what_the_host_does() {
-    let config = tiny::config();
+    let config = one_layer();
     let batch = chunk(0..TOKENS.len());
     // With room for few rows at once.
     let mut decoder = on_the_shim_with(&config, Element::F16, 3, 8);
@@ -141,7 +148,7 @@ fn a_device_samples_what_the_host_does() {
 
 #[test]
 fn rows_of_known_tokens_and_rows_without_any() {
-    let config = tiny::config();
+    let config = one_layer();
     let mut decoder = on_the_shim(&config, Element::F16);
     let batch = chunk(0..TOKENS.len());
     let logits = decoder.forward(&batch).unwrap().to_vec();
@@ -200,7 +207,7 @@ fn serve(requests: &[Request]) -> Vec<Event> {
         kv_blocks: 14,
         prefix_cache: PrefixCache::Tenant,
     };
-    let decoder = on_the_shim_with(&tiny::config(), Element::Bf16, config.kv_blocks, 8);
+    let decoder = on_the_shim_with(&one_layer(), Element::Bf16, config.kv_blocks, 8);
     let mut engine = Engine::new(Box::new(decoder), Arc::new(Letters), config).unwrap();
     for request in requests {
         engine.admit(request.clone()).unwrap();
