@@ -67,8 +67,8 @@ fn main() -> Result<()> {
     println!("{:?}", gpu.description());
     let limits = CudaLimits {
         element: asked.element,
-        max_batch_tokens: 512,
-        max_sequences: 16,
+        max_batch_tokens: CHUNK,
+        max_sequences: CHUNK,
         max_context_tokens: blocks * KV_BLOCK_TOKENS,
     };
     let begin = Instant::now();
@@ -136,15 +136,12 @@ fn logits(decoder: &mut dyn Forward, tokens: &[u32], blocks: usize) -> Result<Ve
     while first < tokens.len() {
         let in_chunks = tokens.len().saturating_sub(SINGLE);
         let count = if first < in_chunks { CHUNK.min(in_chunks - first) } else { 1 };
-        // Logits of few rows at a time: those of a whole chunk are more than a step has room for.
-        for rows in (0..count).collect::<Vec<_>>().chunks(16) {
-            let batch = Batch {
-                tokens: tokens[first..first + count].to_vec(),
-                spans: vec![Span { tokens: 0..count, position: first, blocks: table.clone() }],
-                logit_rows: rows.to_vec(),
-            };
-            all.extend_from_slice(decoder.forward(&batch)?);
-        }
+        let batch = Batch {
+            tokens: tokens[first..first + count].to_vec(),
+            spans: vec![Span { tokens: 0..count, position: first, blocks: table.clone() }],
+            logit_rows: (0..count).collect(),
+        };
+        all.extend_from_slice(decoder.forward(&batch)?);
         first += count;
     }
     Ok(all)

@@ -19,6 +19,14 @@ strip -o "$folder/naru-worker" "$worker"
 strip -o "$folder/agree" "$agree"
 cp worker/kernels/tests/gpu/run.sh worker/kernels/tests/gpu/peers.py worker/kernels/tests/gpu/merge.py \
     worker/kernels/tests/gpu/load.py "$folder"
+# Text in four languages, as tokens of SmolLM2.
+python3 - <<'END' >"$folder/SmolLM2-135M-Instruct.Q4_1.texts"
+import gzip, json
+for line in gzip.open("tests/peers/fixtures/smollm2.jsonl.gz", "rt", encoding="utf-8"):
+    ids = json.loads(line).get("ids", [])
+    if len(ids) > 1:
+        print(*ids[:192])
+END
 git rev-parse HEAD >"$folder/commit"
 (cd "$folder" && sha256sum agreement agreement-bare agree naru-worker >sha256)
 echo "packed into $folder:"

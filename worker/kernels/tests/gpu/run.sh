@@ -9,6 +9,7 @@ packed=$(cd "$1" && pwd)
 mkdir -p "$2"
 results=$(cd "$2" && pwd)
 shift 2
+models=$*
 LOAD_SECONDS=${LOAD_SECONDS:-180}
 failed=0
 
@@ -37,9 +38,14 @@ part agreement 150 "$packed/agreement" --gpu --time "--json=$results/kernels.jso
 part made-up-bf16 60 "$packed/agree" --json "$results/model-made-up-bf16.json"
 part made-up-f16 60 "$packed/agree" --element f16 --json "$results/model-made-up-f16.json"
 part nvrtc 120 "$packed/agreement-bare" --gpu
-for model in "$@"; do
+for model in $models; do
     name=$(basename "$model" .gguf)
-    part "$name" 90 "$packed/agree" --model "$model" --json "$results/model-$name.json"
+    texts=$packed/$name.texts
+    if [ -e "$texts" ]; then set -- --texts "$texts"; else set --; fi
+    for element in bf16 f16; do
+        part "$name-$element" 90 "$packed/agree" --model "$model" --element "$element" "$@" \
+            --json "$results/model-$name-$element.json"
+    done
     part "load-$name" "$((LOAD_SECONDS + 60))" \
         python3 "$packed/load.py" "$packed/naru-worker" "$model" "$results/load-$name.json" "$LOAD_SECONDS" --backend cuda
 done
