@@ -178,8 +178,8 @@ impl Flight {
         })
     }
 
-    /// What is wanted of the logits after the token at `position`: the log-probability of the prompt
-    /// token that follows, or the next token.
+    /// What is wanted of the logits after the token at `position`: the log-probability of the
+    /// prompt token that follows, or the next token.
     pub(super) fn wanted(&self, sequence: SequenceId, position: usize) -> RowSampling<'_> {
         let nothing = RowSampling(Wanted::Nothing);
         let Some(in_flight) = self.requests.get(&sequence.request) else { return nothing };

@@ -50,9 +50,9 @@ pub trait Forward: Send {
     /// tokens count as not computed.
     fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>>;
 
-    /// Computes the batch, and what is wanted of each of its logit rows. A backend that samples where
-    /// the logits lie has a method of its own; `sampler` is the host's. What comes of a row must
-    /// depend on its logits and on what is wanted of it alone. Errors: as `forward`.
+    /// Computes the batch, and what is wanted of each of its logit rows. A backend that samples
+    /// where the logits lie has a method of its own; `sampler` is the host's. What comes of a row
+    /// must depend on its logits and on what is wanted of it alone. Errors: as `forward`.
     fn forward_and_sample(
         &mut self,
         batch: &Batch,

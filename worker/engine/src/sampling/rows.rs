@@ -41,7 +41,8 @@ pub struct SampledRow {
 }
 
 impl Sampler {
-    /// What is wanted of each row of `logits`, which are `[rows, vocab_size]`. Errors: they are not.
+    /// What is wanted of each row of `logits`, which must be `[rows, vocab_size]`. Errors: they
+    /// are not.
     pub fn sample_rows(
         &mut self,
         logits: &[f32],

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{DevicePointer, GpuError, Launch};
 
-/// A device with its own memory, which does what it is asked in order: a GPU, or in the tests a shim
-/// on the host.
+/// A device with its own memory, which does what it is asked in order: a GPU, or in the tests a
+/// shim on the host.
 pub trait Device: Send {
     /// So many bytes of memory, as they come, until the device goes. Errors: there are not so many.
     fn allocate(&mut self, what: &'static str, bytes: usize) -> Result<DevicePointer, GpuError>;

@@ -176,20 +176,17 @@ impl CudaDecoder {
         let at_once = self.model.logit_rows_max;
         let step = StepSampling::of(rows, vocabulary, at_once);
         let sampling = self.compute(batch, &plan, |bytes| step.write(bytes))?;
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
         let Buffers { logits, saved, results, .. } = self.model.buffers;
         let places = SamplingPlaces { logits, sampling, saved, results };
         for pass in step.passes(places) {
             let Pass { first_row, changes, launch } = pass.map_err(op("sampling"))?;
             let mut launches = Vec::new();
-            if first_row > 0 {
-                self.device.upload(changes.0, &changes.1)?;
-                if first_row.is_multiple_of(at_once) {
-                    let end = rows.len().min(first_row + at_once);
-                    launches = self.model.logits(&plan, first_row..end)?;
-                }
+            if let (to, bytes @ [_, ..]) = (changes.0, &changes.1[..]) {
+                self.device.upload(to, bytes)?;
+            }
+            if first_row > 0 && first_row.is_multiple_of(at_once) {
+                let end = rows.len().min(first_row + at_once);
+                launches = self.model.logits(&plan, first_row..end)?;
             }
             launches.push(launch);
             self.device.run(None, &mut || mem::take(&mut launches))?;
@@ -197,8 +194,8 @@ impl CudaDecoder {
         Ok(step.read(self.device.read_words(results, step.result_words())?))
     }
 
-    /// Asks for everything up to the first logits, and puts what `more` writes behind the inputs. Returns
-    /// where that lies.
+    /// Asks for everything up to the first logits, and puts what `more` writes behind the inputs.
+    /// Returns where that lies.
     fn compute(
         &mut self,
         batch: &Batch,

@@ -76,12 +76,12 @@ impl<'a> StepSampling<'a> {
     /// there is room for.
     pub(super) fn of(wanted: &'a [RowSampling<'a>], vocabulary: usize, at_once: usize) -> Self {
         let (mut rows, mut all) = (Vec::with_capacity(wanted.len()), Vec::new());
-        let mut groups = vec![Group { rows: 0..0, changes: 0..0 }];
+        let mut groups: Vec<Group> = Vec::new();
         for (index, row) in wanted.iter().enumerate() {
             let start = all.len();
             let sampling = describe(row, vocabulary, &mut all);
             let is_full = groups.last().is_none_or(|g| all.len() - g.changes.start > vocabulary);
-            if is_full || index > 0 && index.is_multiple_of(at_once) {
+            if is_full || index.is_multiple_of(at_once) {
                 groups.push(Group { rows: index..index, changes: start..start });
             }
             if let Some(group) = groups.last_mut() {
@@ -101,8 +101,8 @@ impl<'a> StepSampling<'a> {
 
     /// What the rows and the first group want.
     pub(super) fn write(&self, bytes: &mut Vec<u8>) {
-        bytes.extend(self.rows.iter().flat_map(DeviceSampling::to_bytes));
-        bytes.extend(self.groups.iter().take(1).flat_map(|group| self.changes_of(group)));
+        self.rows.iter().for_each(|row| bytes.extend_from_slice(&row.to_bytes()));
+        self.groups.iter().take(1).for_each(|group| self.write_changes(group, bytes));
     }
 
     /// The groups, in order.
@@ -113,13 +113,17 @@ impl<'a> StepSampling<'a> {
         let changes = places.sampling.offset(self.rows.len() * DeviceSampling::BYTES);
         self.groups.iter().map(move |group| {
             let launch = self.launch(group, changes, places)?;
-            let bytes = self.changes_of(group).collect();
+            let mut bytes = Vec::new();
+            if group.rows.start > 0 {
+                self.write_changes(group, &mut bytes);
+            }
             Ok(Pass { first_row: group.rows.start, changes: (changes, bytes), launch })
         })
     }
 
-    fn changes_of(&self, group: &Group) -> impl Iterator<Item = u8> {
-        self.changes[group.changes.clone()].iter().flat_map(TokenChange::to_bytes)
+    fn write_changes(&self, group: &Group, bytes: &mut Vec<u8>) {
+        let changes = &self.changes[group.changes.clone()];
+        changes.iter().for_each(|change| bytes.extend_from_slice(&change.to_bytes()));
     }
 
     fn launch(

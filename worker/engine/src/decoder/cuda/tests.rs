@@ -19,8 +19,8 @@ const TOKENS: [u32; 21] =
     [3, 50, 7, 7, 0, 12, 44, 31, 9, 1, 2, 28, 17, 5, 49, 33, 20, 8, 41, 6, 30];
 const BLOCKS: [u32; 3] = [2, 0, 1];
 
-/// A layer rounds its activations to the element about eight times; the errors of four layers add up
-/// like a random walk, sqrt(32), and each may be doubled by what follows it.
+/// A layer rounds its activations to the element about eight times; the errors of four layers add
+/// up like a random walk, sqrt(32), and each may be doubled by what follows it.
 const GROWTH: f64 = 12.0;
 
 /// The tokens `range` of a sequence, logits after each.

@@ -161,6 +161,8 @@ fn rows_of_known_tokens_and_rows_without_any() {
     check_rows(&found, &on_the_host(&logits, config.vocabulary, &rows));
     assert_eq!((&found[4], &found[7]), (&SampledRow::default(), &SampledRow::default()));
     assert_eq!(decoder.forward(&batch).unwrap(), logits, "sampling left its changes");
+    let none = Batch { logit_rows: Vec::new(), ..batch.clone() };
+    assert_eq!(on_the_device(&mut decoder, &none, &[]), []);
     let few = decoder.forward_and_sample(&batch, &rows[1..], &mut Sampler::default());
     let expected = "the batch cannot be: something is wanted of 20 rows, where 21 are";
     assert_eq!(few.unwrap_err().to_string(), expected);
