@@ -19,13 +19,14 @@ strip -o "$folder/naru-worker" "$worker"
 strip -o "$folder/agree" "$agree"
 cp worker/kernels/tests/gpu/run.sh worker/kernels/tests/gpu/peers.py worker/kernels/tests/gpu/merge.py \
     worker/kernels/tests/gpu/load.py "$folder"
-# Text in four languages, as tokens of SmolLM2.
+# Text in four languages and what it was answered, as tokens of SmolLM2.
 python3 - <<'END' >"$folder/SmolLM2-135M-Instruct.Q4_1.texts"
 import gzip, json
-for line in gzip.open("tests/peers/fixtures/smollm2.jsonl.gz", "rt", encoding="utf-8"):
-    ids = json.loads(line).get("ids", [])
-    if len(ids) > 1:
-        print(*ids[:192])
+records = [json.loads(line) for line in gzip.open("tests/peers/fixtures/smollm2.jsonl.gz", "rt", encoding="utf-8")][1:]
+lines = {(one["language"], one["line"]): one["ids"] for one in records if "line" in one}
+for one in records:
+    if "greedy" in one:
+        print(*lines[one["language"], one["prompt"]], *(token["id"] for token in one["greedy"]))
 END
 git rev-parse HEAD >"$folder/commit"
 (cd "$folder" && sha256sum agreement agreement-bare agree naru-worker >sha256)
