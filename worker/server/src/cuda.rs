@@ -7,8 +7,8 @@ pub(crate) const HELP: &str = "One NVIDIA GPU of compute capability 8.0 or later
 
 /// Opens the GPU with this number. Errors: why it cannot be computed on, in words that follow "no
 /// usable GPU: ".
-pub(crate) fn open(device: u32) -> Result<Gpu, GpuError> {
-    let gpu = Gpu::open(device as usize)?;
+pub(crate) fn open(device: u32) -> Result<Box<Gpu>, GpuError> {
+    let gpu = Box::new(Gpu::open(device as usize)?);
     let about = gpu.description();
     let kernels = if about.is_compiled_ahead { "compiled ahead" } else { "compiled at start" };
     tracing::info!(
@@ -18,6 +18,7 @@ pub(crate) fn open(device: u32) -> Result<Gpu, GpuError> {
         driver = format!("CUDA {}.{}", about.driver.0, about.driver.1),
         memory_bytes = about.memory_bytes,
         kernels,
+        products = about.products,
         "computing on a GPU"
     );
     Ok(gpu)

@@ -112,7 +112,7 @@ impl EngineSettings {
 /// What there is to load.
 pub(crate) enum Source {
     /// Weights at this path, for this processor or a GPU.
-    Weights(PathBuf, Option<Gpu>),
+    Weights(PathBuf, Option<Box<Gpu>>),
     /// Nothing: the model is only simulated.
     Simulated(SimSettings),
 }
@@ -168,7 +168,7 @@ fn load_on_gpu(
     files: &ModelFiles,
     settings: &EngineSettings,
     pool: &ComputePool,
-    gpu: Gpu,
+    gpu: Box<Gpu>,
     tell: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Loaded> {
     let context_tokens = files.config().context_tokens;
@@ -179,7 +179,7 @@ fn load_on_gpu(
         max_context_tokens: settings.max_context_tokens.unwrap_or(context_tokens),
     };
     let begin = Instant::now();
-    let model = CudaModel::load(files, Box::new(gpu), pool, limits, tell);
+    let model = CudaModel::load(files, gpu, pool, limits, tell);
     let model = model.context("loading the model")?;
     let gigabytes = files.weight_bytes() as f64 / 1e9;
     let gigabytes_per_second = gigabytes / begin.elapsed().as_secs_f64();
@@ -198,7 +198,7 @@ fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
     path: &Path,
-    gpu: Option<Gpu>,
+    gpu: Option<Box<Gpu>>,
 ) -> anyhow::Result<(Served, Loop)> {
     if let Some(gpu) = &gpu {
         member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());

@@ -151,7 +151,7 @@ impl Plan {
         Ok(Self { args, model, settings, device })
     }
 
-    async fn run(self, gpu: Option<Gpu>) -> anyhow::Result<()> {
+    async fn run(self, gpu: Option<Box<Gpu>>) -> anyhow::Result<()> {
         let Self { args, model, settings, device: _ } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
@@ -245,7 +245,7 @@ async fn obtain_and_load(
     model: Model,
     settings: EngineSettings,
     member: Arc<Member>,
-    gpu: Option<Gpu>,
+    gpu: Option<Box<Gpu>>,
 ) {
     let uri = match model {
         Model::Weights(uri) => uri,

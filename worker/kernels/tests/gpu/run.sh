@@ -17,14 +17,14 @@ libraries=$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconf
 
 # part NAME SECONDS COMMAND...: runs one part, with its log and its exit status beside the others.
 part() {
-    name=$1 limit=$2
+    part=$1 limit=$2
     shift 2
     begin=$(date +%s)
-    timeout "$limit" "$@" >"$results/$name.log" 2>&1
+    timeout "$limit" "$@" >"$results/$part.log" 2>&1
     status=$?
-    echo "$status" >"$results/$name.status"
-    echo "== $name: exit $status after $(($(date +%s) - begin)) s"
-    tail -n 12 "$results/$name.log"
+    echo "$status" >"$results/$part.status"
+    echo "== $part: exit $status after $(($(date +%s) - begin)) s"
+    tail -n 12 "$results/$part.log"
     [ "$status" = 0 ] || failed=$((failed + 1))
 }
 
