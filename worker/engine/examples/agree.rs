@@ -5,8 +5,8 @@
 //! agree [--model PATH] [--element bf16|f16] [--tokens N | --texts FILE] [--json FILE]
 //! ```
 //!
-//! Without a model one is made up: seeded, so that it is the same on every machine. Without texts (a
-//! line of token ids for each) so are the tokens. The processor computes in 32-bit floats.
+//! Without a model one is made up: seeded, so that it is the same on every machine. Without texts
+//! (a line of token ids for each) so are the tokens. The processor computes in 32-bit floats.
 #![allow(clippy::print_stdout)]
 
 use std::collections::HashMap;

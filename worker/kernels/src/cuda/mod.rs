@@ -1,7 +1,7 @@
 //! What the ops have in common on a CUDA device.
 //!
-//! An op's `cuda.rs` turns sizes and places in device memory into [`Launch`]es, which are data: what
-//! runs them is a GPU, or in the tests a shim on the host that has the same kernels as C++.
+//! An op's `cuda.rs` turns sizes and places in device memory into [`Launch`]es, which are data:
+//! what runs them is a GPU, or in the tests a shim on the host that has the same kernels as C++.
 
 #[cfg(feature = "cuda")]
 mod code;

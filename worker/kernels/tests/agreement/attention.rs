@@ -129,7 +129,8 @@ impl Batch {
         // Some blocks are of nobody.
         let blocks = blocks + 3;
         let mut free: Vec<u32> = (0..blocks as u32).collect();
-        // The first row and the first entry of the tables are nobody's, as is a row behind each span.
+        // The first row and the first entry of the tables are nobody's, as is a row behind each
+        // span.
         let (mut spans, mut tables, mut rows) = (Vec::new(), vec![u32::MAX], 1);
         for (&(position, tokens), length) in case.spans.iter().zip(lengths) {
             spans.extend([rows, tokens, position, tables.len()].map(|word| word as u32));
@@ -249,7 +250,8 @@ impl Batch {
         // A weight is rounded to the element, and sums of weights and of products in f32 have as
         // many terms as there are keys, and rescalings.
         let rounding = self.element.epsilon() + (3 * weights.len() + 64) as f64 * unit;
-        // Halves of less than 2^-14 have a unit of 2^-24; weights count in the scale of the greatest.
+        // Halves of less than 2^-14 have a unit of 2^-24; weights count in the scale of the
+        // greatest.
         let least = if self.element == Element::F16 { 2f64.powi(-25) } else { 0.0 };
         let value = |i: usize| {
             let (mut sum, mut bound) = (0.0, 0.0);

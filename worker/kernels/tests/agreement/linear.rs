@@ -302,9 +302,9 @@ fn gemv_bound(case: &Case, sum: &Sum) -> f64 {
 }
 
 /// Sixteen products and the sum so far are added in any order and cut off, not rounded: 17 errors
-/// of 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is rounded
-/// to the element; that is ε of it, or half of the least halves of 2⁻²⁴. Where a library splits a
-/// sum, a part has one error fewer at its beginning, and one more where it is added.
+/// of 2 U in each of the steps, at worst. One U with the bias, three in the weight before it is
+/// rounded to the element; that is ε of it, or half of the least halves of 2⁻²⁴. Where a library
+/// splits a sum, a part has one error fewer at its beginning, and one more where it is added.
 fn gemm_bound(case: &Case, sum: &Sum) -> f64 {
     let steps = case.columns.div_ceil(16) as f64;
     let is_exact = match case.element {

@@ -1,5 +1,7 @@
 //! What was compared, and how near it came.
 
+use serde_json::json;
+
 /// One comparison of a kernel with its reference in f64.
 #[derive(Debug)]
 pub struct Outcome {
@@ -87,28 +89,22 @@ impl Report {
         });
     }
 
-    /// Everything, as the page of results keeps it. Names of cases have no quotes.
+    /// Everything, as the page of results keeps it.
     pub fn to_json(&self, machine: &str) -> String {
-        let number = |x: f64| if x.is_finite() { format!("{x:e}") } else { "null".to_owned() };
         let outcome = |one: &Outcome| {
-            let Outcome { op, case, worst, relative, failure } = one;
-            let (worst, relative) = (number(*worst), number(*relative));
-            let passed = failure.is_none();
-            format!(
-                r#"{{"op":"{op}","case":"{case}","worst_share_of_bound":{worst},"relative_error":{relative},"passed":{passed}}}"#
-            )
+            json!({
+                "op": one.op, "case": one.case, "worst_share_of_bound": one.worst,
+                "relative_error": one.relative, "passed": one.failure.is_none(),
+            })
         };
         let timing = |one: &Timing| {
-            let Timing { op, case, seconds, bytes, flop } = one;
-            format!(
-                r#"{{"op":"{op}","case":"{case}","seconds":{seconds:e},"bytes":{bytes:e},"flop":{flop:e}}}"#
-            )
+            json!({
+                "op": one.op, "case": one.case, "seconds": one.seconds, "bytes": one.bytes,
+                "flop": one.flop,
+            })
         };
-        let lines = |lines: Vec<String>| lines.join(",\n    ");
-        let outcomes = lines(self.outcomes.iter().map(outcome).collect());
-        let timings = lines(self.timings.iter().map(timing).collect());
-        format!(
-            "{{\"device\": \"{machine}\",\n  \"comparisons\": [\n    {outcomes}],\n  \"timings\": [\n    {timings}]\n}}\n"
-        )
+        let outcomes: Vec<_> = self.outcomes.iter().map(outcome).collect();
+        let timings: Vec<_> = self.timings.iter().map(timing).collect();
+        json!({"device": machine, "comparisons": outcomes, "timings": timings}).to_string()
     }
 }
