@@ -20,6 +20,9 @@ use super::labels::MANAGED;
 
 /// What watches told and nobody looked at yet; they wait beyond it.
 const SEEN_MAX: usize = 1024;
+/// Objects of a list that are asked for at once: a page is in memory as text and as values
+/// together.
+const PAGE_OBJECTS: u32 = 100;
 /// The wait after a watch failed, doubling from the first to the last: a key that is revoked once
 /// the API server is back must not live on for long.
 const RETRY_FIRST: Duration = Duration::from_millis(125);
@@ -29,8 +32,8 @@ const RETRY_LAST: Duration = Duration::from_secs(1);
 pub(super) fn all(client: &Client) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
     let (sender, seen) = mpsc::channel(SEEN_MAX);
     let mut tasks = JoinSet::new();
-    let managed = Config::default().labels(MANAGED);
-    let everything = Config::default();
+    let everything = Config::default().page_size(PAGE_OBJECTS);
+    let managed = everything.clone().labels(MANAGED);
     // Objects are read one by one: one that this version cannot read must not hide the others.
     let kind = ApiResource::erase::<ModelDeployment>(&());
     let deployments = Api::<DynamicObject>::all_with(client.clone(), &kind);
@@ -45,7 +48,7 @@ pub(super) fn all(client: &Client) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Pod, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Service, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed, Seen::Budget, sender.clone()));
-    let failed = Config::default().fields(failed_creates::SELECTOR);
+    let failed = everything.clone().fields(failed_creates::SELECTOR);
     tasks.spawn(follow(Api::all(client.clone()), failed, Seen::FailedCreate, sender.clone()));
     tasks.spawn(follow(Api::<Node>::all(client.clone()), everything, Seen::Node, sender));
     (tasks, seen)
