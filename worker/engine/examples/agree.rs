@@ -30,6 +30,11 @@ type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Resu
 
 /// Nats by which the processor must prefer its own token, for another to count as a miss.
 const NEAR_TIE_NATS: f64 = 0.1;
+/// Of the positions, how many may be misses.
+const MISSES_MAX: f64 = 0.01;
+/// Of the logits, in roundings to the element: a layer rounds eight times, and the errors of up to
+/// 32 layers add up like a random walk.
+const GROWTH_MAX: f64 = 16.0;
 /// Tokens of a chunk: not whole blocks, so that chunks begin inside of one.
 const CHUNK: usize = 100;
 /// Tokens at the end that come one at a time.
@@ -105,7 +110,11 @@ fn main() -> Result<()> {
         );
         fs::write(path, text)?;
     }
-    Ok(())
+    let misses = found.far_misses as f64 / found.positions as f64;
+    let growth = found.relative_error() / asked.element.epsilon();
+    let is_near = misses <= MISSES_MAX && growth <= GROWTH_MAX;
+    let far = format!("{misses:.4} of all are misses, logits are {growth:.1} roundings off");
+    if is_near { Ok(()) } else { Err(far.into()) }
 }
 
 fn ask() -> Result<Asked> {

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! An op never knows of requests, files or models, starts no thread of its own (a [`ComputePool`]
-//! is handed in) and gives the same bits for a token whatever else is in the batch and however many
-//! threads there are.
+//! is handed in) and on a processor gives the same bits for a token whatever else is in the batch
+//! and however many threads there are.
 #![allow(unsafe_code)]
 
 mod cpu;

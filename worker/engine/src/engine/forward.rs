@@ -40,7 +40,8 @@ pub struct StepCost {
 /// A model with its KV cache.
 ///
 /// What a span writes and returns must depend on its sequence's tokens alone: not on the other
-/// spans, nor on where the sequence was cut into spans.
+/// spans, nor on where the sequence was cut into spans. On a GPU this is not so yet of the last
+/// bits of products.
 pub trait Forward: Send {
     /// Logits per row.
     fn vocab_size(&self) -> usize;

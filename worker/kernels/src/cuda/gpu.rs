@@ -29,7 +29,7 @@ pub struct Gpu {
     /// Two, which take turns: one is filled while the other is copied from.
     staging: Vec<PinnedMemory>,
     results: Option<PinnedMemory>,
-    library: Option<Library>,
+    cublas_lt: Option<Library>,
 }
 
 /// What a device is.
@@ -136,7 +136,7 @@ impl Gpu {
             graphs: Graphs::default(),
             staging: Vec::new(),
             results: None,
-            library: library.ok(),
+            cublas_lt: library.ok(),
         };
         for code in code::for_device(major, minor)? {
             // SAFETY: a whole cubin, or PTX that ends in a zero.
@@ -154,12 +154,12 @@ impl Gpu {
 
     /// Whether a library is there to multiply.
     pub fn has_library(&self) -> bool {
-        self.library.is_some()
+        self.cublas_lt.is_some()
     }
 
     /// Queues a product by the library, if there is one. Errors: the library does not do it.
     pub fn multiply(&mut self, product: &Product) -> Option<Result<(), GpuError>> {
-        let library = self.library.as_mut()?;
+        let library = self.cublas_lt.as_mut()?;
         Some(library.multiply(product, self.stream))
     }
 
@@ -369,7 +369,7 @@ impl Drop for Gpu {
         }
         let _ = self.synchronize();
         self.clear();
-        self.library = None;
+        self.cublas_lt = None;
         // SAFETY: all of it is ours, and the work on it has ended.
         unsafe {
             for (_, module) in self.modules.drain(..) {

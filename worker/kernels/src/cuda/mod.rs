@@ -34,7 +34,7 @@ pub use crate::ops::attention::cuda::{
 };
 pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};
-pub use crate::ops::logits::cuda::{ArgmaxTask, CapLogitsTask, argmax, cap_logits};
+pub use crate::ops::logits::cuda::{CapLogitsTask, cap_logits};
 pub use crate::ops::matmul::cuda::{LinearOutput, LinearPath, LinearTask, linear, linear_by};
 pub use crate::ops::norm::cuda::{DeviceNorm, DeviceNormKind, ResidualNormTask, residual_norm};
 pub use crate::ops::rope::cuda::{DeviceRope, RopeKvTask, rope_kv};

@@ -15,18 +15,8 @@ const TOP: usize = DeviceSampling::LOGPROBS_MAX;
 const U: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// No filter, no penalty, no logprobs.
-const PLAIN: DeviceSampling = DeviceSampling {
-    temperature: 1.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    top_k: 0,
-    repetition_penalty: 1.0,
-    presence_penalty: 0.0,
-    frequency_penalty: 0.0,
-    logprobs: Some(0),
-    random: 0,
-    changes: [0, 0],
-};
+const PLAIN: DeviceSampling =
+    DeviceSampling { temperature: 1.0, logprobs: Some(0), ..DeviceSampling::GREEDY };
 
 /// One row of a launch.
 #[derive(Clone)]

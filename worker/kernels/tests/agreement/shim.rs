@@ -24,10 +24,11 @@ const PAGE_BYTES: usize = 4096;
 
 /// The kernels as C++, and memory that faults just behind the end of each allocation.
 pub struct Shim {
-    library: Library,
+    kernels: Library,
     allocations: Vec<memmap2::MmapMut>,
     floats: Vec<f32>,
     words: Vec<u32>,
+    free_bytes: usize,
 }
 
 impl Shim {
@@ -57,7 +58,19 @@ impl Shim {
         // SAFETY: the library is ours; loading it runs only the constructors of its globals.
         let library = unsafe { Library::new(folder.join("kernels.so")) };
         let library = library.map_err(|error| error.to_string())?;
-        Ok(Self { library, allocations: Vec::new(), floats: Vec::new(), words: Vec::new() })
+        Ok(Self {
+            kernels: library,
+            allocations: Vec::new(),
+            floats: Vec::new(),
+            words: Vec::new(),
+            free_bytes: 1 << 30,
+        })
+    }
+
+    /// With so many bytes for a decoder; 1 GiB unless said.
+    #[allow(dead_code)] // the kernels' own tests need no bound
+    pub fn with_memory(self, free_bytes: usize) -> Self {
+        Self { free_bytes, ..self }
     }
 
     /// So many bytes, all of them 0xff: floats that were not written are NaN.
@@ -97,7 +110,7 @@ impl Shim {
         let name = format!("shim_{}", launch.kernel);
         // SAFETY: NARU_KERNEL gives each of these symbols this type.
         let function: Symbol<'_, ShimLaunch> =
-            unsafe { self.library.get(name.as_bytes()) }.map_err(|error| error.to_string())?;
+            unsafe { self.kernels.get(name.as_bytes()) }.map_err(|error| error.to_string())?;
         let mut arguments = launch.argument_pointers();
         let _one = ONE_AT_A_TIME.lock();
         // SAFETY: the arguments are of the kernel's types, which the launch's tests hold.
@@ -124,12 +137,16 @@ impl Shim {
 }
 
 impl Device for Shim {
-    fn allocate(&mut self, _what: &'static str, bytes: usize) -> Result<DevicePointer, GpuError> {
+    fn allocate(&mut self, what: &'static str, bytes: usize) -> Result<DevicePointer, GpuError> {
+        match self.free_bytes.checked_sub(bytes) {
+            Some(left) => self.free_bytes = left,
+            None => return Err(GpuError::OutOfMemory { what, bytes }),
+        }
         Ok(Self::allocate(self, bytes))
     }
 
     fn free_bytes(&self) -> Result<usize, GpuError> {
-        Ok(1 << 30)
+        Ok(self.free_bytes)
     }
 
     fn upload(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), GpuError> {

@@ -89,14 +89,6 @@ def attention(case: str) -> tuple[str, Callable[[], object]] | None:
     return "scaled_dot_product_attention, FlashAttention, keys not in pages", work
 
 
-def logits(case: str) -> tuple[str, Callable[[], object]] | None:
-    if not case.startswith("argmax"):
-        return None
-    rows, vocabulary = map(int, re.search(r"(\d+)x(\d+)", case).groups())
-    x = torch.randn(rows, vocabulary, device="cuda")
-    return "argmax", lambda: x.argmax(-1)
-
-
 def sampling(case: str) -> tuple[str, Callable[[], object]] | None:
     rows, vocabulary = map(int, re.search(r"(\d+)x(\d+)", case).groups())
     x = torch.randn(rows, vocabulary, device="cuda")
@@ -111,8 +103,7 @@ def sampling(case: str) -> tuple[str, Callable[[], object]] | None:
     return "softmax and multinomial", lambda: torch.multinomial(torch.softmax(x, -1), 1)
 
 
-PEERS = {"linear": linear, "embed": embed, "gate": gate, "norm": norm, "attention": attention, "logits": logits,
-         "sampling": sampling}
+PEERS = {"linear": linear, "embed": embed, "gate": gate, "norm": norm, "attention": attention, "sampling": sampling}
 
 
 def main() -> None:

@@ -20,20 +20,6 @@ const TOP: usize = DeviceSampling::LOGPROBS_MAX;
 pub(super) const RESULT_WORDS: usize = 2 + 2 * TOP;
 const NO_TOKEN: u32 = u32::MAX;
 
-/// The likeliest token, and nothing is to be known of it.
-const GREEDY: DeviceSampling = DeviceSampling {
-    temperature: 0.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    top_k: 0,
-    repetition_penalty: 1.0,
-    presence_penalty: 0.0,
-    frequency_penalty: 0.0,
-    logprobs: None,
-    random: 0,
-    changes: [0, 0],
-};
-
 /// What is wanted of the rows of one step.
 pub(super) struct StepSampling<'a> {
     wanted: &'a [RowSampling<'a>],
@@ -203,11 +189,11 @@ fn describe(
     all: &mut Vec<TokenChange>,
 ) -> DeviceSampling {
     let next = match row.0 {
-        Wanted::Nothing => return GREEDY,
+        Wanted::Nothing => return DeviceSampling::GREEDY,
         Wanted::Known { token, top } => {
             // Log-probabilities are of what the row was, so this token may be made the likeliest.
             all.push(TokenChange { token, bias: f32::INFINITY, ..TokenChange::default() });
-            return DeviceSampling { logprobs: Some(top), ..GREEDY };
+            return DeviceSampling { logprobs: Some(top), ..DeviceSampling::GREEDY };
         }
         Wanted::Next(next) => next,
     };

@@ -37,7 +37,8 @@ impl<'a> DeviceStore<'a> {
         let rows = views.iter().map(MatrixView::rows).sum();
         let bytes = DeviceMatrix::bytes(format, rows, columns);
         let row_bytes = DeviceMatrix::row_bytes(format, columns);
-        let (bytes, row_bytes) = bytes.zip(row_bytes).ok_or_else(|| layout(name, too_big(rows)))?;
+        let (bytes, row_bytes) =
+            bytes.zip(row_bytes).ok_or_else(|| layout(name, too_wide(columns)))?;
         let failed = |source| WeightError::Device { name: name.to_owned(), source };
         let pointer = self.device.borrow_mut().allocate("weights", bytes).map_err(failed)?;
         let mut first = 0;
@@ -132,6 +133,8 @@ fn pieces(rows: usize, at_a_time: usize) -> Vec<Range<usize>> {
     (0..rows).step_by(at_a_time).map(|first| first..(first + at_a_time).min(rows)).collect()
 }
 
-fn too_big(rows: usize) -> ShapeError {
-    ShapeError::Limit { op: "weights on a device", what: "rows", limit: 0, found: rows }
+/// A view has whole blocks and is in memory, so this is what may be wrong.
+fn too_wide(columns: usize) -> ShapeError {
+    let limit = u32::MAX as usize / 8;
+    ShapeError::Limit { op: "weights on a device", what: "columns", limit, found: columns }
 }

@@ -6,11 +6,11 @@ mod sampling;
 #[path = "../../../../kernels/tests/agreement/shim.rs"]
 mod shim;
 
+use naru_kernels::RopePairs;
 use naru_kernels::cuda::Element;
-use naru_kernels::{GateKind, RopePairs};
 
 use super::*;
-use crate::config::{ModelConfig, NormKind, NormPlacement, QkNorm};
+use crate::config::{ModelConfig, NormKind, NormPlacement};
 use crate::decoder::tests::tiny;
 use crate::decoder::{LocalDecoder, Shard};
 use crate::engine::Span;
@@ -90,26 +90,10 @@ fn check_in(element: Element, growth: f64, what: &str, change: impl Fn(&mut Mode
 
 #[test]
 fn a_device_computes_what_the_processor_does() {
-    check("llama", |_| ());
+    for (what, change) in tiny::BLOCKS {
+        check(what, change);
+    }
     check_in(Element::Bf16, GROWTH, "llama", |_| ());
-    check("tied embeddings", |c| c.tied_embeddings = true);
-    check("biases", |c| {
-        (c.attention.input_bias, c.attention.output_bias) = (true, true);
-        c.feed_forward.bias = true;
-    });
-    check("norms of heads", |c| c.attention.qk_norm = QkNorm::PerHead);
-    check("every query head its own keys", |c| c.attention.kv_heads = 4);
-    check("soft-caps", |c| (c.attention.softcap, c.final_softcap) = (Some(2.0), Some(3.0)));
-    check("windows in some layers", |c| {
-        (c.layers[0].window, c.layers[2].window) = (Some(5), Some(17));
-    });
-    check("multipliers", |c| {
-        (c.multipliers.embedding, c.multipliers.residual) = (3.0, 0.4);
-        (c.multipliers.logit, c.attention.scale) = (0.7, 0.11);
-    });
-    check("an activation without a gate", |c| {
-        (c.feed_forward.gated, c.feed_forward.activation) = (false, GateKind::GeluTanh);
-    });
 }
 
 #[test]
@@ -152,6 +136,37 @@ fn sequences_of_one_step_do_not_meet() {
     let expected = &alone[9 * config.vocabulary..][..config.vocabulary];
     let near = mixed.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.1);
     assert!(near, "{:?} {expected:?}", &mixed[..8]);
+}
+
+#[test]
+fn a_device_that_is_too_small_says_for_what() {
+    let config = tiny::config();
+    let tensors = tiny::mapped(&tiny::tensors(&config, 7));
+    let source = Source { config: &config, names: &crate::config::GGUF, tensors: &tensors };
+    let limits = CudaLimits {
+        element: Element::Bf16,
+        max_batch_tokens: 32,
+        max_sequences: 32,
+        max_context_tokens: 64,
+    };
+    let load = |bytes| {
+        let device = Box::new(shim::Shim::start().unwrap().with_memory(bytes));
+        CudaModel::of_source(&source, device, &tiny::pool(), limits, &mut |_| ())
+    };
+    let mut of_weights = String::new();
+    let refused = load(20_000).err().unwrap();
+    let mut next: Option<&dyn Error> = Some(&refused);
+    while let Some(error) = next {
+        of_weights += &format!("{error}: ");
+        next = error.source();
+    }
+    assert!(of_weights.contains("putting tensor blk.0.attn_"), "{of_weights}");
+    assert!(of_weights.contains("no memory on the GPU for"), "{of_weights}");
+    let model = load(4 << 20).unwrap();
+    let free = model.free_bytes().unwrap();
+    let blocks = free / model.kv_bytes_per_block();
+    let refused = model.with_kv_blocks(blocks + 1).err().unwrap().to_string();
+    assert!(refused.ends_with("bytes of keys and values"), "{refused}");
 }
 
 #[test]

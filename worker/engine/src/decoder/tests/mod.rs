@@ -2,10 +2,10 @@ mod ranks;
 mod reference;
 pub(crate) mod tiny;
 
-use naru_kernels::{GateKind, KvPool, RopePairs};
+use naru_kernels::{KvPool, RopePairs};
 
 use super::{Decoder, LoadError, Shard, SingleRank, StepError};
-use crate::config::{ModelConfig, NormKind, NormPlacement, QkNorm, RopeScaling};
+use crate::config::{ModelConfig, NormKind, NormPlacement, RopeScaling};
 use crate::engine::{Batch, Span};
 use crate::weights::WeightError;
 
@@ -57,26 +57,9 @@ fn check(what: &str, change: impl Fn(&mut ModelConfig)) {
 
 #[test]
 fn blocks_equal_their_plain_definitions() {
-    check("llama", |_| ());
-    check("tied embeddings", |c| c.tied_embeddings = true);
-    check("biases on queries, keys and values", |c| c.attention.input_bias = true);
-    check("biases on outputs and in the feed-forward block", |c| {
-        (c.attention.output_bias, c.feed_forward.bias) = (true, true);
-    });
-    check("norms of heads", |c| c.attention.qk_norm = QkNorm::PerHead);
-    check("every query head its own keys", |c| c.attention.kv_heads = 4);
-    check("soft-caps", |c| (c.attention.softcap, c.final_softcap) = (Some(2.0), Some(3.0)));
-    check("windows in some layers", |c| {
-        (c.layers[0].window, c.layers[2].window) = (Some(5), Some(17));
-    });
-    check("multipliers", |c| {
-        (c.multipliers.embedding, c.multipliers.residual) = (3.0, 0.4);
-        (c.multipliers.logit, c.attention.scale) = (0.7, 0.11);
-    });
-    check("an activation without a gate", |c| {
-        (c.feed_forward.gated, c.feed_forward.activation) = (false, GateKind::GeluTanh);
-    });
-    check("a gated gelu", |c| c.feed_forward.activation = GateKind::GeluTanh);
+    for (what, change) in tiny::BLOCKS {
+        check(what, change);
+    }
 }
 
 #[test]

@@ -54,6 +54,35 @@ pub(crate) fn config() -> ModelConfig {
     }
 }
 
+/// Asks for something.
+pub(crate) type Change = fn(&mut ModelConfig);
+
+/// Blocks that a configuration can ask for, but for norms and ropes.
+pub(crate) const BLOCKS: [(&str, Change); 12] = [
+    ("llama", |_| ()),
+    ("tied embeddings", |c| c.tied_embeddings = true),
+    ("biases on queries, keys and values", |c| c.attention.input_bias = true),
+    ("biases on outputs and in the feed-forward block", |c| {
+        (c.attention.output_bias, c.feed_forward.bias) = (true, true);
+    }),
+    ("norms of heads", |c| c.attention.qk_norm = QkNorm::PerHead),
+    ("every query head its own keys", |c| c.attention.kv_heads = 4),
+    ("soft-caps", |c| (c.attention.softcap, c.final_softcap) = (Some(2.0), Some(3.0))),
+    ("windows in some layers", |c| {
+        (c.layers[0].window, c.layers[2].window) = (Some(5), Some(17));
+    }),
+    ("multipliers of the stream", |c| {
+        (c.multipliers.embedding, c.multipliers.residual) = (3.0, 0.4);
+    }),
+    ("multipliers of logits and scores", |c| {
+        (c.multipliers.logit, c.attention.scale) = (0.7, 0.11);
+    }),
+    ("an activation without a gate", |c| {
+        (c.feed_forward.gated, c.feed_forward.activation) = (false, GateKind::GeluTanh);
+    }),
+    ("a gated gelu", |c| c.feed_forward.activation = GateKind::GeluTanh),
+];
+
 /// A model's tensors: name to shape, outermost first, and values.
 pub(crate) type TensorMap = HashMap<String, (Vec<usize>, Vec<f32>)>;
 

@@ -6,8 +6,6 @@ use crate::shape::{self, ShapeError};
 const OP: &str = "logits";
 const CAP_THREADS: usize = 256;
 const CAP_VALUES: usize = 4;
-const ROW_THREADS_MIN: usize = 64;
-const ROW_THREADS_MAX: usize = 1024;
 
 /// Logits that are multiplied and capped in place.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,39 +40,4 @@ pub fn cap_logits(task: &CapLogitsTask) -> Result<Launch, ShapeError> {
         ],
         product: None,
     })
-}
-
-/// Rows whose greatest logits are looked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ArgmaxTask {
-    /// Rows.
-    pub rows: usize,
-    /// Logits of a row.
-    pub vocabulary: usize,
-    /// f32 `[rows, vocabulary]`.
-    pub logits: DevicePointer,
-    /// u32 `[rows]`: the first of the greatest; 0xffffffff where none is above minus infinity.
-    pub tokens: DevicePointer,
-}
-
-/// The launch for such rows. Errors: sizes beyond 32 bits.
-pub fn argmax(task: &ArgmaxTask) -> Result<Launch, ShapeError> {
-    Ok(Launch {
-        op: OP,
-        kernel: "argmax",
-        grid: [shape::to_u32(OP, "rows", task.rows)?, 1, 1],
-        block: [row_threads(task.vocabulary), 1, 1],
-        shared_bytes: 0,
-        arguments: vec![
-            task.logits.into(),
-            shape::to_u32(OP, "vocabulary", task.vocabulary)?.into(),
-            task.tokens.into(),
-        ],
-        product: None,
-    })
-}
-
-/// Threads of a block that looks at a row: a power of two, for four logits each or more.
-pub(crate) fn row_threads(vocabulary: usize) -> u32 {
-    (vocabulary / 4).next_power_of_two().clamp(ROW_THREADS_MIN, ROW_THREADS_MAX) as u32
 }

@@ -1,10 +1,11 @@
 //! Sampling on a CUDA device: one launch from logits to tokens and their log-probabilities.
 
 use crate::cuda::{DevicePointer, Launch};
-use crate::ops::logits::cuda::row_threads;
 use crate::shape::{self, ShapeError};
 
 const OP: &str = "sampling";
+const ROW_THREADS_MIN: usize = 64;
+const ROW_THREADS_MAX: usize = 1024;
 
 /// How the token of a row is chosen, as the device reads it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +39,19 @@ impl DeviceSampling {
     pub const VOCABULARY_MAX: usize = 1 << 19;
     /// Bytes on the device.
     pub const BYTES: usize = 48;
+    /// The likeliest token, and nothing is to be known of it.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        top_k: 0,
+        repetition_penalty: 1.0,
+        presence_penalty: 0.0,
+        frequency_penalty: 0.0,
+        logprobs: None,
+        random: 0,
+        changes: [0, 0],
+    };
 
     /// As the device holds it.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
@@ -142,4 +156,9 @@ pub fn sample(task: &SampleTask) -> Result<Launch, ShapeError> {
         ],
         product: None,
     })
+}
+
+/// Threads of a block that looks at a row: a power of two, for four logits each or more.
+fn row_threads(vocabulary: usize) -> u32 {
+    (vocabulary / 4).next_power_of_two().clamp(ROW_THREADS_MIN, ROW_THREADS_MAX) as u32
 }

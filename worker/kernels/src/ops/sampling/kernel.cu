@@ -18,7 +18,7 @@
 // Bytes: 3 * 4 a logit at least, mostly from L2. Limited by instructions: about 40 a logit.
 // Source of radix selection: Alabi et al., "Fast k-Selection Algorithms for Graphics Processing
 // Units" (2012).
-#include "../logits/row.cuh"
+#include "row.cuh"
 
 namespace naru {
 

@@ -189,10 +189,11 @@ impl Vocabulary for Letters {
 fn requests() -> Vec<Request> {
     let requests = manners().into_iter().enumerate().map(|(index, manner)| Request {
         id: RequestId(index as u64),
-        prompt: TOKENS[index..][..6 + index].to_vec(),
+        // Nearly a block, so that each answer needs two more.
+        prompt: TOKENS[index % 4..][..13 + index % 4].to_vec(),
         tenant_salt: 0,
         sampling: Sampling { n: 1 + index as u32 % 2, seed: index as u64, ..manner.sampling },
-        limits: Limits { max_tokens: Some(4), min_tokens: 3, ignore_eos: false },
+        limits: Limits { max_tokens: Some(20), min_tokens: 19, ignore_eos: false },
         stop: StopRules { token_ids: manner.masked, ..StopRules::default() },
         logprobs: manner.logprobs,
         prompt_logprobs: (index == 5).then_some(2),
@@ -206,7 +207,8 @@ fn serve(requests: &[Request]) -> Vec<Event> {
         max_sequences: 8,
         max_batch_tokens: 20,
         max_context_tokens: 64,
-        kv_blocks: 14,
+        // Too few for eight sequences: some must wait, and begin again.
+        kv_blocks: 7,
         prefix_cache: PrefixCache::Tenant,
     };
     let decoder = on_the_shim_with(&one_layer(), Element::Bf16, config.kv_blocks, 8);
@@ -215,11 +217,12 @@ fn serve(requests: &[Request]) -> Vec<Event> {
         engine.admit(request.clone()).unwrap();
     }
     let mut events = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..300 {
         events.extend(engine.step());
         if engine.is_idle() {
             let stats = engine.stats();
             assert_eq!((stats.kv_blocks_used, stats.steps_failed_total), (0, 0));
+            assert!(stats.preemptions_total > 0, "{stats:?}");
             return events;
         }
     }
@@ -237,7 +240,7 @@ fn an_engine_serves_from_a_device() {
                 finished += 1;
                 let request = &requests[id.0 as usize];
                 assert_eq!(usage.prompt_tokens, request.prompt.len());
-                assert!((3..=4).contains(&usage.completion_tokens));
+                assert!((19..=20).contains(&usage.completion_tokens));
                 assert!(matches!(reason, FinishReason::Length | FinishReason::Stop));
             }
             Event::Output { id, tokens, .. } => {
