@@ -1,6 +1,7 @@
 """The test cluster is a real Kubernetes: what the other tests rely on, seen from pods, from the host and by its log."""
 
 import contextlib
+import functools
 import json
 import subprocess
 import time
@@ -72,6 +73,14 @@ def ask(cluster, namespace, pod, *question):
     return cluster.kubectl("exec", "--namespace", namespace, pod, "--", "/probe", *question).strip()
 
 
+def answers_by_name(cluster, namespace, pod, other):
+    """Whether a pod reaches another by its name: DNS hears of names from the API server, and may have yet to hear."""
+    try:
+        return ask(cluster, namespace, pod, "get", f"http://{other}.web.{namespace}.svc.cluster.local:8080") == other
+    except Failed:
+        return False
+
+
 def answer_of(address):
     """What an HTTP server says to the host, or nothing."""
     try:
@@ -118,8 +127,8 @@ def test_pods_of_both_nodes_reach_pods_of_both_nodes_by_name(cluster, web):
     }
     for asking in pods.values():
         for answering in pods.values():
-            name = f"{answering}.web.{web}.svc.cluster.local"
-            assert ask(cluster, web, asking, "get", f"http://{name}:8080") == answering
+            reaches = functools.partial(answers_by_name, cluster, web, asking, answering)
+            until(reaches, f"{asking} reaches {answering} by name", seconds=30)
         assert ask(cluster, web, asking, "resolve", "web").split() == sorted(addresses.values())
         with pytest.raises(Failed, match="no such host"):
             ask(cluster, web, asking, "resolve", f"web-2.web.{web}.svc.cluster.local")
@@ -271,7 +280,8 @@ def test_a_lost_node_is_noticed_and_comes_back(cluster, web):
         node.wait_ready()
     cluster.kubectl("rollout", "status", "statefulset/web", "--namespace", web, "--timeout=60s")
     for pod in pods_by_node(cluster, web, "web").values():
-        assert ask(cluster, web, pod, "get", f"http://{lost}.web.{web}.svc.cluster.local:8080") == lost
+        reaches = functools.partial(answers_by_name, cluster, web, pod, lost)
+        until(reaches, f"{pod} reaches {lost} by name", seconds=30)
 
 
 @pytest.mark.control
@@ -302,11 +312,5 @@ def test_pods_answer_while_the_api_server_is_gone(cluster, web):
         cluster.control.start_api_server()
         cluster.control.wait_api()
 
-    # DNS hears of names from the API server, and may have to hear of these first.
-    def reaches_by_name():
-        try:
-            return ask(cluster, web, "web-0", "get", f"http://web-1.web.{web}.svc.cluster.local:8080") == "web-1"
-        except Failed:
-            return False
-
-    until(reaches_by_name, "pods reach each other by name again", seconds=30)
+    reaches = functools.partial(answers_by_name, cluster, web, "web-0", "web-1")
+    until(reaches, "pods reach each other by name again", seconds=30)
