@@ -30,6 +30,15 @@ pub mod worker {
     }
 }
 
+/// What the members of one replica say to each other when they meet.
+pub mod links {
+    /// Version 1, generated from `proto/naru/links/v1/links.proto`.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/naru.links.v1.rs"));
+    }
+}
+
 /// The gRPC between the operator's leader and gateways.
 pub mod control {
     /// Version 1, generated from `proto/naru/control/v1/control.proto`.

@@ -12,6 +12,7 @@ mod control;
 mod cuda;
 mod drive;
 mod http;
+mod links;
 mod load;
 mod log;
 mod member;

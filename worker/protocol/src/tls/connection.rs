@@ -47,6 +47,24 @@ impl<S> Connection<S> {
         self.peer
     }
 
+    /// The stream, and the session that seals it if one does: for whoever goes on without tokio.
+    /// What the session has read and nobody has taken yet is in it.
+    pub fn into_parts(self) -> (S, Option<rustls::Connection>) {
+        match self.stream {
+            Stream::Plain(stream) => (stream, None),
+            Stream::Tls(stream) => match *stream {
+                TlsStream::Client(stream) => {
+                    let (stream, session) = stream.into_inner();
+                    (stream, Some(session.into()))
+                }
+                TlsStream::Server(stream) => {
+                    let (stream, session) = stream.into_inner();
+                    (stream, Some(session.into()))
+                }
+            },
+        }
+    }
+
     fn tls(stream: impl Into<TlsStream<S>>, peer: Option<Role>) -> Self {
         Self { stream: Stream::Tls(Box::new(stream.into())), peer: Peer(peer) }
     }
@@ -63,6 +81,7 @@ impl Identity {
         let config = match alpn {
             Alpn::Http1 => &current.server_http1,
             Alpn::Http2 => &current.server_http2,
+            Alpn::Links => &current.server_links,
         };
         let stream = in_time(TlsAcceptor::from(config.clone()).accept(stream)).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -92,6 +111,7 @@ impl Identity {
         let config = match alpn {
             Alpn::Http1 => &current.client_http1,
             Alpn::Http2 => &current.client_http2,
+            Alpn::Links => &current.client_links,
         };
         let connector = TlsConnector::from(config.clone());
         let stream = in_time(connector.connect(server_name(server), stream)).await?;

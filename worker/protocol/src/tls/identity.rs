@@ -19,6 +19,9 @@ use super::{Role, TlsError};
 /// The names of the three files in a directory.
 pub(super) const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
+/// The name of the links' protocol, as TLS is told it.
+const LINKS: &[u8] = b"naru-links";
+
 /// The protocol spoken inside; both sides must mean the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
@@ -26,6 +29,8 @@ pub enum Alpn {
     Http1,
     /// gRPC.
     Http2,
+    /// The links between the ranks of a replica.
+    Links,
 }
 
 /// The content of `tls.crt`, `tls.key` and `ca.crt`.
@@ -82,6 +87,8 @@ pub(super) struct Current {
     pub(super) server_open: Arc<ServerConfig>,
     pub(super) client_http1: Arc<ClientConfig>,
     pub(super) client_http2: Arc<ClientConfig>,
+    pub(super) server_links: Arc<ServerConfig>,
+    pub(super) client_links: Arc<ClientConfig>,
     expires_unix_seconds: i64,
     pem: Pem,
 }
@@ -162,6 +169,8 @@ impl Current {
             server_open: serving(&server_open, b"http/1.1"),
             client_http1: calling(&client, b"http/1.1"),
             client_http2: calling(&client, b"h2"),
+            server_links: serving(&server_http1, LINKS),
+            client_links: calling(&client, LINKS),
             expires_unix_seconds,
             pem: pem.clone(),
         })
