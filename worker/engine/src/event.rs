@@ -56,6 +56,8 @@ pub enum Event {
         id: RequestId,
         /// What went wrong, for logs; a client learns only that it was our fault.
         error: Arc<str>,
+        /// Another replica may well answer it: this one has lost a rank.
+        elsewhere: bool,
     },
 }
 

@@ -45,4 +45,4 @@ pub use sampling::{
 pub use sim::{SIM_PROFILES, SimModel, SimProfile};
 pub use template::{ChatInput, ChatTemplate, TemplateError, UnixSeconds};
 pub use tokenizer::{EncodeOptions, GgufVocabulary, TokenKind, Tokenizer, TokenizerError};
-pub use weights::WeightError;
+pub use weights::{WeightError, WeightSample};

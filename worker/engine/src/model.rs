@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::config::{self, ConfigReadError, Family, ModelConfig};
 use crate::gguf::{GgufError, GgufFile, GgufIndex, Metadata};
-use crate::weights::{self, MappedFile, Tensors, WeightError};
+use crate::weights::{self, MappedFile, Tensors, WeightError, WeightSample};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -189,6 +189,11 @@ impl ModelFiles {
     /// Bytes of all weights on disk.
     pub fn weight_bytes(&self) -> u64 {
         self.tensors.bytes()
+    }
+
+    /// A few bytes of each tensor, in the order of their names.
+    pub fn samples(&self) -> impl Iterator<Item = WeightSample<'_>> {
+        self.tensors.samples()
     }
 
     /// Where the vocabulary is.

@@ -117,7 +117,7 @@ fn serve(engine: &mut Engine, requests: impl Iterator<Item = Request>) -> (Told,
                     told.0.push_str(&text);
                     told.1.extend(tokens);
                 }
-                Event::Failed { id, error } => panic!("request {id:?}: {error}"),
+                Event::Failed { id, error, .. } => panic!("request {id:?}: {error}"),
                 Event::Scheduled { .. } | Event::Finished { .. } => {}
             }
         }

@@ -14,6 +14,8 @@ Examples:
   naru-worker --model hf://Qwen/Qwen2.5-0.5B-Instruct --served-name qwen
   naru-worker --model sim://llama-3.1-8b-h100 --backend sim --sim-speed 10
   naru-worker --model ./model.gguf --backend cuda --device 1
+  naru-worker --model ./model.gguf --tensor 3 --rank 0 --ranks a:8002,b:8002,c:8002 \
+              --links-listen 0.0.0.0:8002
   naru-worker --model https://models.example/m.gguf --sha256 9f86d0… --listen 0.0.0.0:8000
 
 Environment:
@@ -31,6 +33,8 @@ Environment:
 
 Exit codes: 0 done, 1 failed, 2 bad usage or no usable GPU.";
 
+const RANKS: &str = "One replica as several workers";
+
 /// Serves one model over OpenAI's HTTP API.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "naru-worker", version, after_help = EXAMPLES)]
@@ -47,6 +51,35 @@ pub(crate) struct Args {
     /// With --backend cuda: which of this machine's GPUs, counted from 0 [default: 0]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) device: Option<u32>,
+
+    /// Ranks that share each layer of the model
+    #[arg(long, value_name = "COUNT", default_value = "1", help_heading = RANKS)]
+    pub(crate) tensor: NonZeroUsize,
+
+    /// Stages that the layers are spread over, of --tensor ranks each
+    #[arg(long, value_name = "COUNT", default_value = "1", help_heading = RANKS)]
+    pub(crate) pipeline: NonZeroUsize,
+
+    /// Which of the ranks this worker is; 0 schedules and answers
+    #[arg(long, value_name = "NUMBER", default_value = "0", help_heading = RANKS)]
+    pub(crate) rank: usize,
+
+    /// Where the ranks are reached, in their order, separated by commas
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', help_heading = RANKS)]
+    pub(crate) ranks: Vec<String>,
+
+    /// Address of the link to the other ranks; with --tls-dir, for workers with a certificate alone
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8002",
+        help_heading = RANKS
+    )]
+    pub(crate) links_listen: SocketAddr,
+
+    /// Name that all ranks of one replica have in common, and no others
+    #[arg(long, value_name = "NAME", default_value = "replica", help_heading = RANKS)]
+    pub(crate) replica: String,
 
     /// Address of the OpenAI API; port 0 takes any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]

@@ -24,6 +24,8 @@ enum Command {
     Admit { requests: Vec<Request>, events: mpsc::UnboundedSender<Event>, reply: Reply },
     Cancel(RequestId),
     CancelAll,
+    /// Fails every request; the keys and values are no longer what they were.
+    Restart { why: String, done: oneshot::Sender<()> },
 }
 
 type Reply = oneshot::Sender<Result<(), Refusal>>;
@@ -87,6 +89,15 @@ impl Drive {
     pub(crate) fn cancel_all(&self) {
         // The engine's thread being gone, nothing is running.
         let _ = self.commands.send(Command::CancelAll);
+    }
+
+    /// Fails every request and forgets every prefix. Returns when that is done.
+    pub(crate) async fn restart(&self, why: String) {
+        let (done, is_done) = oneshot::channel();
+        // The engine's thread being gone, there is nothing to restart.
+        if self.commands.send(Command::Restart { why, done }).is_ok() {
+            let _ = is_done.await;
+        }
     }
 
     /// How busy the engine is; changes with each step.
@@ -224,6 +235,11 @@ impl Loop {
                     self.engine.cancel(id);
                 }
             }
+            Command::Restart { why, done } => {
+                self.engine.restart(&why);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
             Command::Admit { requests, events, reply } => {
                 let result = self.admit(requests, &events);
                 // A client that has left already cancels next.
@@ -259,7 +275,7 @@ impl Loop {
     fn route(&mut self, event: Event) {
         let (id, last) = match &event {
             Event::Finished { id, last, .. } => (*id, *last),
-            Event::Failed { id, error } => {
+            Event::Failed { id, error, elsewhere: _ } => {
                 tracing::error!(request = id.0, %error, "a request failed in the engine");
                 (*id, true)
             }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
     CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
-    LocalDecoder, ModelFiles, PrefixCache, Shard,
+    LocalDecoder, ModelFiles, PrefixCache, Shard, ShardedDecoder,
 };
 use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
@@ -18,6 +18,7 @@ use naru_kernels::{ComputePool, Cpu, CpuLevel};
 use crate::args::{Args, PrefixCacheArg};
 use crate::drive::{Drive, Loop};
 use crate::member::{Bytes, Defaults, Member, Phase, Served};
+use crate::ranks::{self, GroupForward, Joining, Seat};
 use crate::sim::{self, SimSettings};
 use crate::text;
 use crate::weights::Progress;
@@ -109,10 +110,19 @@ impl EngineSettings {
     }
 }
 
+/// Weights on disk, and what computes on them.
+pub(crate) struct Weights {
+    pub(crate) path: PathBuf,
+    /// None: this processor.
+    pub(crate) gpu: Option<Box<Gpu>>,
+    /// This worker's place among the ranks of a replica, if there are others.
+    pub(crate) seat: Option<Seat>,
+}
+
 /// What there is to load.
 pub(crate) enum Source {
-    /// Weights at this path, for this processor or a GPU.
-    Weights(PathBuf, Option<Box<Gpu>>),
+    /// A checkpoint.
+    Weights(Weights),
     /// Nothing: the model is only simulated.
     Simulated(SimSettings),
 }
@@ -124,14 +134,24 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
         let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
             member.enter(Phase::Loading);
             let start = Instant::now();
-            let (served, engine_loop) = match source {
-                Source::Weights(path, gpu) => load(&member, &settings, &path, gpu)?,
-                Source::Simulated(sim) => sim::load(&member, &settings, &sim)?,
+            let (loaded, joining) = match source {
+                Source::Weights(weights) => load(&member, &settings, weights)?,
+                Source::Simulated(sim) => (sim::load(&member, &settings, &sim)?, None),
             };
             let seconds = start.elapsed().as_secs_f64();
             member.metrics.load_seconds.with_label_values(&["load"]).set(seconds);
-            member.serve(served);
-            engine_loop.run();
+            let run: Box<dyn FnOnce()> = match loaded {
+                Loaded::Answers(served, engine_loop) => {
+                    member.take(served);
+                    Box::new(|| engine_loop.run())
+                }
+                Loaded::Computes(run) => run,
+            };
+            match joining {
+                None => member.enter(Phase::Ready),
+                Some(joining) => joining.join(Arc::clone(&member)),
+            }
+            run();
             Ok(())
         }));
         let reason = match running {
@@ -145,23 +165,52 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
     assert!(spawned.is_ok(), "a process that cannot start a thread cannot do anything");
 }
 
-type Loaded = (Box<dyn Forward>, EngineConfig);
+/// What a loaded model does in this process.
+pub(crate) enum Loaded {
+    /// It answers requests.
+    Answers(Served, Loop),
+    /// It computes what rank 0 plans.
+    Computes(Box<dyn FnOnce()>),
+}
+
+/// What an engine drives, within its bounds; or, for a rank other than 0, what it runs instead.
+enum Model {
+    Whole(Box<dyn Forward>, EngineConfig),
+    Rank(Box<dyn FnOnce()>),
+}
 
 fn load_on_processor(
     files: &ModelFiles,
     settings: &EngineSettings,
     pool: ComputePool,
+    seat: Option<Seat>,
     tell: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<Loaded> {
-    let shard = Shard::whole(files.config());
+) -> anyhow::Result<(Model, Option<Joining>)> {
+    let shard = match &seat {
+        None => Shard::whole(files.config()),
+        Some(seat) => seat.settings.shard(files)?,
+    };
     let decoder = Decoder::load(files, shard, Arc::new(pool), tell).context("loading the model")?;
     let config = settings.for_model(&ModelBounds {
         context_tokens: decoder.config().context_tokens,
-        kv_bytes_per_block: decoder.kv_bytes_per_block() as u64,
+        kv_bytes_per_block: ranks::kv_bytes_per_block(&decoder),
         kv_memory_bytes: KV_MEMORY_BYTES,
     })?;
-    let forward = LocalDecoder::new(decoder, config.kv_blocks).context("making the KV cache")?;
-    Ok((Box::new(forward), config))
+    let cache = "making the KV cache";
+    let Some(seat) = seat else {
+        let forward = LocalDecoder::new(decoder, config.kv_blocks).context(cache)?;
+        return Ok((Model::Whole(Box::new(forward), config), None));
+    };
+    let (bench, joining) = seat.take(files, config.kv_blocks);
+    let model = if decoder.shard().rank() == 0 {
+        let apart = Box::new(ranks::Apart);
+        let sharded = ShardedDecoder::new(decoder, config.kv_blocks, apart).context(cache)?;
+        Model::Whole(Box::new(GroupForward::new(sharded, bench)), config)
+    } else {
+        let kv = decoder.new_kv_pool(config.kv_blocks).context(cache)?;
+        Model::Rank(Box::new(move || ranks::serve(decoder, kv, bench, &mut |_| ())))
+    };
+    Ok((model, Some(joining)))
 }
 
 fn load_on_gpu(
@@ -170,7 +219,7 @@ fn load_on_gpu(
     pool: &ComputePool,
     gpu: Box<Gpu>,
     tell: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<Loaded> {
+) -> anyhow::Result<Model> {
     let context_tokens = files.config().context_tokens;
     let limits = CudaLimits {
         element: Element::default(),
@@ -191,19 +240,18 @@ fn load_on_gpu(
     })?;
     tracing::info!(gigabytes, gigabytes_per_second, free_bytes = free, "weights are on the GPU");
     let forward = model.with_kv_blocks(config.kv_blocks).context("making the KV cache")?;
-    Ok((Box::new(forward), config))
+    Ok(Model::Whole(Box::new(forward), config))
 }
 
 fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
-    path: &Path,
-    gpu: Option<Box<Gpu>>,
-) -> anyhow::Result<(Served, Loop)> {
+    Weights { path, gpu, seat }: Weights,
+) -> anyhow::Result<(Loaded, Option<Joining>)> {
     if let Some(gpu) = &gpu {
         member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());
     }
-    let files = ModelFiles::open(path).context("opening the model")?;
+    let files = ModelFiles::open(&path).context("opening the model")?;
     let pool = ComputePool::start_on(settings.threads, settings.cpu).context("starting threads")?;
     let mut progress = Progress::start("load", files.weight_bytes());
     let (text, loaded) = thread::scope(|scope| {
@@ -213,14 +261,18 @@ fn load(
             progress.at(step.bytes_done);
         };
         let loaded = match gpu {
-            None => load_on_processor(&files, settings, pool, &mut tell),
-            Some(gpu) => load_on_gpu(&files, settings, &pool, gpu, &mut tell),
+            None => load_on_processor(&files, settings, pool, seat, &mut tell),
+            Some(gpu) => load_on_gpu(&files, settings, &pool, gpu, &mut tell).map(|it| (it, None)),
         };
         (text.join(), loaded)
     });
     let text = text.map_err(|_| anyhow!("reading the tokenizer panicked"))??;
-    let (forward, config) = loaded?;
+    let (model, joining) = loaded?;
     progress.finish();
+    let (forward, config) = match model {
+        Model::Whole(forward, config) => (forward, config),
+        Model::Rank(run) => return Ok((Loaded::Computes(run), joining)),
+    };
     let tokenizer = Arc::new(text.tokenizer);
     let vocabulary = Arc::clone(&tokenizer);
     let engine = Engine::new(forward, vocabulary, config).context("the engine's bounds")?;
@@ -243,5 +295,6 @@ fn load(
         repetition_penalty: defaults.repetition_penalty,
     };
     let template = text.template;
-    Ok((Served { tokenizer, template, defaults, context_tokens_max, drive }, engine_loop))
+    let served = Served { tokenizer, template, defaults, context_tokens_max, drive };
+    Ok((Loaded::Answers(served, engine_loop), joining))
 }

@@ -17,6 +17,7 @@ mod load;
 mod log;
 mod member;
 mod metrics;
+mod ranks;
 mod shutdown;
 mod sim;
 mod text;
@@ -24,6 +25,7 @@ mod weights;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -38,8 +40,9 @@ use tokio::net::TcpListener;
 
 use crate::args::{Args, BackendArg};
 use crate::http::{Connections, Http};
-use crate::load::{EngineSettings, Source};
+use crate::load::{EngineSettings, Source, Weights};
 use crate::member::{Failure, Member, Phase};
+use crate::ranks::{RankSettings, Seat};
 use crate::shutdown::Signals;
 use crate::sim::SimSettings;
 use crate::weights::{Fetcher, ModelUri};
@@ -111,6 +114,8 @@ struct Plan {
     settings: EngineSettings,
     /// The number of the GPU that computes, if one does.
     device: Option<u32>,
+    /// What this worker is among others, if it is not a replica alone.
+    rank: Option<RankSettings>,
 }
 
 /// What is served.
@@ -145,15 +150,16 @@ impl Plan {
             return Err(anyhow::Error::msg(why));
         }
         let device = device(&args)?;
+        let rank = RankSettings::new(&args)?;
         let model = match SimSettings::new(&args)? {
             Some(sim) => Model::Simulated(sim),
             None => Model::Weights(args.model.parse().context("--model")?),
         };
-        Ok(Self { args, model, settings, device })
+        Ok(Self { args, model, settings, device, rank })
     }
 
     async fn run(self, gpu: Option<Box<Gpu>>) -> anyhow::Result<()> {
-        let Self { args, model, settings, device: _ } = self;
+        let Self { args, model, settings, device: _, rank } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
         if names.is_empty() {
@@ -162,12 +168,23 @@ impl Plan {
         let member = Arc::new(Member::new(names, model.fingerprint(), args.drain_seconds));
         let connections = Connections::new();
         let identity = identify(&args)?;
+        let seat = match rank {
+            Some(settings) => Some(Seat {
+                listener: bind(settings.listen).await?,
+                settings,
+                identity: identity.clone(),
+                runtime: tokio::runtime::Handle::current(),
+                token: connections.token(),
+            }),
+            None => None,
+        };
         listen(&args, &member, &connections, identity).await?;
         tokio::spawn(signals.obey(Arc::clone(&member)));
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
         }
-        tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member), gpu));
+        let weights = |path| Weights { path, gpu, seat };
+        tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member), weights));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
     }
 }
@@ -246,7 +263,7 @@ async fn obtain_and_load(
     model: Model,
     settings: EngineSettings,
     member: Arc<Member>,
-    gpu: Option<Box<Gpu>>,
+    weights: impl FnOnce(PathBuf) -> Weights,
 ) {
     let uri = match model {
         Model::Weights(uri) => uri,
@@ -254,7 +271,7 @@ async fn obtain_and_load(
     };
     let fetcher = Fetcher::new(&args, Arc::clone(&member));
     match fetcher.obtain(&uri).await {
-        Ok(path) => load::start(member, settings, Source::Weights(path, gpu)),
+        Ok(path) => load::start(member, settings, Source::Weights(weights(path))),
         Err(error) => {
             let fault = error.fault();
             let words = format!("{:#}", anyhow::Error::new(error));

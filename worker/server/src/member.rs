@@ -34,7 +34,9 @@ pub(crate) enum Phase {
     Fetching,
     /// Weights are laid out in memory.
     Loading,
-    /// Requests are answered.
+    /// The ranks of the replica are not together, and why.
+    Apart(String),
+    /// Requests are answered, or for ranks other than 0, computed.
     Ready,
     /// Running requests finish, new ones are refused.
     Draining,
@@ -153,11 +155,10 @@ impl Member {
         });
     }
 
-    /// Takes the loaded model and is ready.
-    pub(crate) fn serve(&self, served: Served) {
+    /// Takes the loaded model; when it is ready to answer is said apart.
+    pub(crate) fn take(&self, served: Served) {
         let first = self.served.set(served).is_ok();
         assert!(first, "a member loads once");
-        self.enter(Phase::Ready);
     }
 
     /// Notes how far the fetch is.
@@ -178,6 +179,7 @@ impl Member {
         let (state, failure) = match phase {
             Phase::Fetching => (State::Fetching, None),
             Phase::Loading => (State::Loading, None),
+            Phase::Apart(words) => (State::Loading, Some(words.into())),
             Phase::Ready => (State::Ready, None),
             Phase::Draining => (State::Draining, None),
             Phase::Failed(failure) => (State::Failed, Some(failure)),

@@ -24,6 +24,14 @@ pub(super) struct Limits {
     pub(super) prefix_cache: PrefixCache,
 }
 
+/// Why requests could not be answered.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) words: Arc<str>,
+    /// The replica is at fault, not the requests.
+    pub(super) elsewhere: bool,
+}
+
 /// Every request that is not over, and the events not yet told.
 pub(super) struct Flight {
     vocabulary: Arc<dyn Vocabulary>,
@@ -227,7 +235,8 @@ impl Flight {
             return self.finish(sequence, End::LENGTH);
         }
         let SampledRow { token: Some(token), logprobs } = row else {
-            return self.fail(sequence.request, &"no token has a finite logit".into());
+            let words = "no token has a finite logit".into();
+            return self.fail(sequence.request, &Failure { words, elsewhere: false });
         };
         let pushed = choice.push(token, tokens_max, request, &*self.vocabulary);
         self.stats.generation_tokens_total += 1;
@@ -264,14 +273,23 @@ impl Flight {
     }
 
     /// Ends a request whose answer cannot be computed.
-    pub(super) fn fail(&mut self, arrival: u64, error: &Arc<str>) {
+    pub(super) fn fail(&mut self, arrival: u64, failure: &Failure) {
         let Some(in_flight) = self.requests.remove(&arrival) else { return };
         for &choice in in_flight.choices.keys() {
             self.scheduler.remove(SequenceId { request: arrival, choice });
         }
         let id = in_flight.request.id;
         self.arrivals.remove(&id);
-        self.events.push(Event::Failed { id, error: error.clone() });
+        let Failure { words, elsewhere } = failure.clone();
+        self.events.push(Event::Failed { id, error: words, elsewhere });
+    }
+
+    /// Ends every request, and forgets what the cache held.
+    pub(super) fn restart(&mut self, failure: &Failure) {
+        for arrival in self.requests.keys().copied().collect::<Vec<_>>() {
+            self.fail(arrival, failure);
+        }
+        self.scheduler.forget_prefixes();
     }
 }
 

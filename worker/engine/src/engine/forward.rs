@@ -65,6 +65,12 @@ pub trait Forward: Send {
         Ok(sampler.sample_rows(self.forward(batch)?, vocab_size, rows)?)
     }
 
+    /// Whether the ranks of the replica have parted, so that nothing can be computed here until
+    /// they meet again.
+    fn has_parted(&self) -> bool {
+        false
+    }
+
     /// What the last forward pass would have cost. None: it was a real one, and its cost is what
     /// was measured.
     fn simulated_cost(&self) -> Option<StepCost> {

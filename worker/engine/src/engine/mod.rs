@@ -20,7 +20,7 @@ use crate::request::{Refusal, Request, RequestId};
 use crate::sampling::{RowSampling, Sampler};
 use crate::schedule::{Bounds, Scheduler, SequenceId, Step};
 
-use flight::{Flight, Limits};
+use flight::{Failure, Flight, Limits};
 
 /// Requests in, events out, one step at a time. Starts no thread and reads no clock: the same
 /// calls in the same order return the same events.
@@ -81,6 +81,12 @@ impl Engine {
         std::mem::take(&mut self.flight.events)
     }
 
+    /// Fails every request in flight and forgets every computed prefix: what the cache held is no
+    /// longer there, because a rank of the replica came anew.
+    pub fn restart(&mut self, why: &str) {
+        self.flight.restart(&Failure { words: why.into(), elsewhere: true });
+    }
+
     /// Whether a step would have nothing to do and nothing to tell.
     pub fn is_idle(&self) -> bool {
         self.flight.is_empty()
@@ -137,7 +143,7 @@ impl Engine {
             }
             Err(error) => {
                 self.flight.stats.steps_failed_total += 1;
-                let error = chain(&*error);
+                let error = Failure { words: chain(&*error), elsewhere: self.forward.has_parted() };
                 for work in &step.work {
                     self.flight.fail(work.sequence.request, &error);
                 }

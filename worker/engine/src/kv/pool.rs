@@ -164,6 +164,13 @@ impl BlockPool {
         }
     }
 
+    /// Frees every block that is kept only to be found again.
+    pub(crate) fn forget_released(&mut self) {
+        while let Some(id) = self.evict() {
+            self.free.push(id);
+        }
+    }
+
     fn evict(&mut self) -> Option<BlockId> {
         let (_, id) = self.evictable.pop_first()?;
         self.block_mut(id).released_at = None;

@@ -144,6 +144,11 @@ impl Scheduler {
         self.waiting.len()
     }
 
+    /// Frees what is kept of sequences that are gone: it will not be found again.
+    pub(crate) fn forget_prefixes(&mut self) {
+        self.pool.forget_released();
+    }
+
     pub(crate) fn pool(&self) -> &BlockPool {
         &self.pool
     }

@@ -35,6 +35,19 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// What a tensor is called and looks like, and a few of its bytes: enough to tell two models apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightSample<'a> {
+    /// The tensor's name in the checkpoint.
+    pub name: &'a str,
+    /// How its values are stored.
+    pub format: &'a str,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// From the middle of it.
+    pub bytes: &'a [u8],
+}
+
 /// A matrix in a mapped file, kept apart from the borrow of a view.
 #[derive(Clone, Debug)]
 pub(crate) struct MappedMatrix {
@@ -95,6 +108,19 @@ impl Tensors {
     /// Bytes of all tensors.
     pub(crate) fn bytes(&self) -> u64 {
         self.entries.values().map(|entry| entry.bytes.len() as u64).sum()
+    }
+
+    /// Some bytes of each tensor, from its middle, in the order of names.
+    pub(crate) fn samples(&self) -> impl Iterator<Item = WeightSample<'_>> {
+        const SAMPLE_BYTES: usize = 4 << 10;
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_unstable_by_key(|(name, _)| *name);
+        entries.into_iter().map(|(name, entry)| {
+            let Range { start, end } = entry.bytes;
+            let middle = start + (end - start) / 2;
+            let bytes = &self.files[entry.file].bytes()[middle..end.min(middle + SAMPLE_BYTES)];
+            WeightSample { name, format: &entry.format, shape: &entry.shape, bytes }
+        })
     }
 
     /// Values in a block of tensor `name`; of one that is not there, or not computed on, 1.

@@ -50,7 +50,7 @@ pub(super) async fn create(
         let usage = streaming.include_usage;
         let started = vec![false; n as usize];
         let writer = ChatEvents { http, head, usage, started, out: String::new() };
-        return Ok(stream::respond(running, ids, streaming.include_usage, writer));
+        return Ok(stream::respond(running, ids, streaming.include_usage, writer).await?);
     }
     let (collected, usage) = stream::collect(running, ids, n).await?;
     Ok(json(&whole(&http, head, collected, usage)))

@@ -63,7 +63,7 @@ pub(super) async fn create(
         let started = vec![false; pieces.offsets.len()];
         let usage = streaming.include_usage;
         let writer = CompletionEvents { head, pieces, started, usage, out: String::new() };
-        return Ok(stream::respond(running, ids, streaming.include_usage, writer));
+        return Ok(stream::respond(running, ids, streaming.include_usage, writer).await?);
     }
     let (collected, usage) = stream::collect(running, ids, n).await?;
     Ok(json(&whole(head, pieces, collected, usage)))

@@ -43,6 +43,12 @@ pub(super) fn not_ready() -> ApiError {
     ApiError::unavailable("model_not_ready", "the model is still loading", RETRY_SECONDS)
 }
 
+/// 503 for requests whose replica has lost a rank, while nothing of their answer has gone out.
+pub(super) fn apart() -> ApiError {
+    let words = "the model is on several machines, and one of them was lost";
+    ApiError::unavailable("model_not_ready", words, RETRY_SECONDS)
+}
+
 /// 503 for requests that come too late.
 pub(super) fn draining() -> ApiError {
     ApiError::unavailable("draining", "this server is shutting down", RETRY_SECONDS)

@@ -53,6 +53,7 @@ impl Http {
         match self.member.phase() {
             Phase::Ready => self.member.served().ok_or_else(error::not_ready),
             Phase::Draining => Err(error::draining()),
+            Phase::Apart(_) => Err(error::apart()),
             Phase::Fetching | Phase::Loading | Phase::Failed(_) => Err(error::not_ready()),
         }
     }

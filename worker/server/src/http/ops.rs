@@ -34,6 +34,7 @@ pub(super) async fn readyz(State(http): State<Shared>) -> Response {
         Phase::Ready => return "ready\n".into_response(),
         Phase::Fetching => "fetching\n",
         Phase::Loading => "loading\n",
+        Phase::Apart(_) => "waiting for the other ranks\n",
         Phase::Draining => "draining\n",
         Phase::Failed(_) => "failed\n",
     };

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use naru_engine::{Event, FinishReason, RequestId, StopReason, TokenOutput};
@@ -12,7 +13,7 @@ use naru_protocol::openai::{ApiError, PromptTokensDetails, Usage};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::error::draining;
+use super::error::{apart, draining};
 use crate::drive::Running;
 
 /// Which answer: of which of the prompts, and which of its `n`.
@@ -80,6 +81,7 @@ impl Answers {
             Event::Output { id, choice, text, tokens } => {
                 writer.output(Place { prompt: position(id), choice }, text, tokens);
             }
+            Event::Failed { elsewhere: true, .. } => return Err(apart()),
             Event::Failed { .. } => return Err(ApiError::internal("the engine failed")),
             Event::Finished { id, choice, reason, stop_reason, usage, last } => {
                 let reason = match reason {
@@ -164,52 +166,56 @@ struct Sse<W> {
     over: bool,
 }
 
-/// Streams what `writer` makes of the events. A client that leaves drops the stream, and with it
-/// the requests.
-pub(super) fn respond<W: EventWriter>(
+/// Streams what `writer` makes of the events, from the first on. A client that leaves drops the
+/// stream, and with it the requests. Errors: nothing was written yet, so the answer's status can
+/// still say what is wrong, and somebody else can still answer.
+pub(super) async fn respond<W: EventWriter>(
     running: Running,
     ids: Vec<RequestId>,
     include_usage: bool,
     writer: W,
-) -> Response {
+) -> Result<Response, ApiError> {
     let answers = Answers { running, ids, usage: Usage::default() };
-    let sse = Sse { answers, writer, include_usage, over: false };
-    let stream = futures::stream::unfold(sse, |mut sse| async move {
-        let text = sse.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(text)), sse))
+    let mut sse = Sse { answers, writer, include_usage, over: false };
+    let first = sse.next().await?;
+    let rest = futures::stream::unfold(sse, |mut sse| async move {
+        let text = match sse.next().await {
+            Ok(text) => text?,
+            Err(error) => {
+                sse.over = true;
+                format!("{}data: {}\n\n", sse.writer.take(), error.to_json())
+            }
+        };
+        Some((text, sse))
     });
+    let stream = futures::stream::iter(first).chain(rest);
+    let stream = stream.map(|text| Ok::<_, Infallible>(Bytes::from(text)));
     let mut response = Response::new(Body::from_stream(stream));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Some proxies would otherwise collect the stream.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    Ok(response)
 }
 
 impl<W: EventWriter> Sse<W> {
-    async fn next(&mut self) -> Option<String> {
+    /// What comes next; None after the last. Errors: nothing more will come.
+    async fn next(&mut self) -> Result<Option<String>, ApiError> {
         while !self.over {
-            match self.answers.feed(&mut self.writer).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.over = true;
-                    if self.include_usage {
-                        self.writer.usage(self.answers.usage);
-                    }
-                    return Some(self.writer.take() + "data: [DONE]\n\n");
+            if !self.answers.feed(&mut self.writer).await? {
+                self.over = true;
+                if self.include_usage {
+                    self.writer.usage(self.answers.usage);
                 }
-                Err(error) => {
-                    self.over = true;
-                    return Some(format!("{}data: {}\n\n", self.writer.take(), error.to_json()));
-                }
+                return Ok(Some(self.writer.take() + "data: [DONE]\n\n"));
             }
             let text = self.writer.take();
             if !text.is_empty() {
-                return Some(text);
+                return Ok(Some(text));
             }
         }
-        None
+        Ok(None)
     }
 }
 

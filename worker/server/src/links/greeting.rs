@@ -16,6 +16,8 @@ pub(crate) struct Party {
     pub(crate) rank: usize,
     /// SHA-256 over the model's description and samples of its weights.
     pub(crate) model: [u8; 32],
+    /// Of keys and values: a plan's block numbers mean the same on every rank.
+    pub(crate) kv_blocks: u64,
 }
 
 /// Whoever dialled, found to be one of us.
@@ -41,6 +43,11 @@ pub(super) enum Refusal {
     World { rank: u32, theirs: (u32, u32), ours: Parallelism },
     #[error("rank {rank} has other weights: fingerprint {theirs}, here {ours}")]
     Model { rank: u32, theirs: String, ours: String },
+    #[error(
+        "rank {rank} has {theirs} blocks of keys and values, here are {ours}: start all ranks with \
+         the same limits"
+    )]
+    KvBlocks { rank: u32, theirs: u64, ours: u64 },
     #[error("rank {rank} is not one of the {ranks} ranks, or is this one")]
     Rank { rank: u32, ranks: usize },
     #[error("rank {rank} asks rank {ours} to lead, and rank 0 does")]
@@ -63,6 +70,7 @@ impl Party {
             rank: self.rank as u32,
             model: self.model.to_vec(),
             generation,
+            kv_blocks: self.kv_blocks,
         }
     }
 
@@ -83,6 +91,10 @@ impl Party {
         if hello.model != self.model {
             let (theirs, ours) = (short(&hello.model), short(&self.model));
             return Err(Refusal::Model { rank, theirs, ours });
+        }
+        if hello.kv_blocks != self.kv_blocks {
+            let (theirs, ours) = (hello.kv_blocks, self.kv_blocks);
+            return Err(Refusal::KvBlocks { rank, theirs, ours });
         }
         let other = rank as usize;
         if other >= ours.ranks() || other == self.rank {
@@ -109,7 +121,8 @@ mod tests {
 
     fn party(rank: usize) -> Party {
         let parallelism = Parallelism::new(2, 2).unwrap();
-        Party { replica: "serving/qwen-0".to_owned(), parallelism, rank, model: [7; 32] }
+        let replica = "serving/qwen-0".to_owned();
+        Party { replica, parallelism, rank, model: [7; 32], kv_blocks: 100 }
     }
 
     #[track_caller]
@@ -145,6 +158,10 @@ mod tests {
         let hello = Hello { model: vec![7; 31], ..values() };
         let why = "rank 1 has other weights: fingerprint 070707070707, here 070707070707";
         check("half a fingerprint", 0, hello, Err(why));
+        let hello = Hello { kv_blocks: 99, ..values() };
+        let why = "rank 1 has 99 blocks of keys and values, here are 100: start all ranks with \
+                   the same limits";
+        check("other limits", 0, hello, Err(why));
         let hello = Hello { rank: 4, ..values() };
         check("outside", 0, hello, Err("rank 4 is not one of the 4 ranks, or is this one"));
         let hello = Hello { rank: u32::MAX, ..values() };

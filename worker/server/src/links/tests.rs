@@ -39,7 +39,7 @@ fn identity() -> Arc<Identity> {
 }
 
 fn party(parallelism: Parallelism, rank: usize) -> Party {
-    Party { replica: "test".to_owned(), parallelism, rank, model: [1; 32] }
+    Party { replica: "test".to_owned(), parallelism, rank, model: [1; 32], kv_blocks: 10 }
 }
 
 /// Every rank's mesh, in the order of ranks.

@@ -8,8 +8,8 @@ use anyhow::Context;
 use naru_engine::{ChatTemplate, Engine, KV_BLOCK_TOKENS, SimModel, Tokenizer};
 
 use super::{Meter, Pace, SimSettings};
-use crate::drive::{Drive, Loop};
-use crate::load::{EngineSettings, ModelBounds};
+use crate::drive::Drive;
+use crate::load::{EngineSettings, Loaded, ModelBounds};
 use crate::member::{Bytes, Defaults, Member, Served};
 
 /// Reports of a load's progress.
@@ -21,7 +21,7 @@ pub(crate) fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
     sim: &SimSettings,
-) -> anyhow::Result<(Served, Loop)> {
+) -> anyhow::Result<Loaded> {
     let profile = sim.profile;
     tracing::warn!(
         profile = profile.name,
@@ -57,5 +57,5 @@ pub(crate) fn load(
     let defaults = Defaults { temperature: Some(0.0), ..Defaults::default() };
     let template = Some(ChatTemplate::of_sim());
     let served = Served { tokenizer, template, defaults, context_tokens_max, drive };
-    Ok((served, engine_loop.paced(pace)))
+    Ok(Loaded::Answers(served, engine_loop.paced(pace)))
 }

@@ -87,11 +87,24 @@ impl ShardedDecoder {
         })
     }
 
+    /// Meets the other ranks again, who have parted, over new connections. Keys and values that the
+    /// others no longer have are for the engine to forget ([`Engine::restart`](crate::Engine)).
+    pub fn rejoin(&mut self, collective: Box<dyn Collective>) {
+        self.collective = collective;
+        self.plans = PlanWriter::default();
+        self.has_parted = false;
+    }
+
     /// With another least number of tokens in a piece of a step, at least 1.
     #[must_use]
     pub fn with_piece_tokens_min(mut self, piece_tokens_min: usize) -> Self {
         self.piece_tokens_min = piece_tokens_min;
         self
+    }
+
+    /// Logits of the last step, `[logit_rows, vocabulary]`; of one that failed, of no use.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
     }
 
     /// The part of the model at rank 0.
@@ -171,6 +184,10 @@ impl Forward for ShardedDecoder {
 
     fn forward(&mut self, batch: &Batch) -> Result<&[f32], Box<dyn Error + Send + Sync>> {
         Ok(self.step(batch)?)
+    }
+
+    fn has_parted(&self) -> bool {
+        self.has_parted
     }
 
     fn link_time(&self) -> Option<LinkTime> {

@@ -242,3 +242,29 @@ fn the_queue_is_bounded() {
     assert_eq!(refusal, Refusal::QueueFull { waiting: WAITING_CHOICES_MAX });
     drain(&mut engine, &mut Answers::new());
 }
+
+#[test]
+fn a_restart_fails_what_runs_and_forgets_what_was_computed() {
+    let mut engine = engine(ROOMY);
+    let mut answers = Answers::new();
+    engine.admit(request(1, &prompt(64), 4)).unwrap();
+    drain(&mut engine, &mut answers);
+    assert!(engine.stats().kv_blocks_cached > 0);
+    engine.admit(request(2, &prompt(64), 40)).unwrap();
+    engine.step();
+    engine.admit(request(3, &prompt(20), 4)).unwrap();
+    engine.restart("rank 1 is lost");
+    let failed = engine.step().into_iter().filter_map(|event| match event {
+        Event::Failed { id, error, elsewhere } => Some((id.0, error.to_string(), elsewhere)),
+        _ => None,
+    });
+    let why = || "rank 1 is lost".to_owned();
+    assert_eq!(failed.collect::<Vec<_>>(), [(2, why(), true), (3, why(), true)]);
+    assert!(engine.is_idle());
+    let stats = engine.stats();
+    assert_eq!((stats.kv_blocks_used, stats.kv_blocks_cached), (0, 0));
+    engine.admit(request(4, &prompt(64), 4)).unwrap();
+    drain(&mut engine, &mut answers);
+    assert_eq!(answers[&(4, 0)].cached_tokens, 0, "a prefix of before was found");
+    assert_eq!(ids(&answers[&(4, 0)]), ids(&answers[&(1, 0)]));
+}

@@ -93,7 +93,7 @@ fn tell(events: Vec<Event>, answers: &mut Answers) {
                 assert_eq!(usage.completion_tokens, answer.tokens.len());
                 assert!(answer.finish.replace((reason, stop_reason)).is_none(), "ended twice");
             }
-            Event::Failed { id, error } => {
+            Event::Failed { id, error, .. } => {
                 answers.entry((id.0, 0)).or_default().failed = Some(error.to_string());
             }
         }
