@@ -21,8 +21,8 @@ Installs naru from this bundle, without internet. Every command first verifies t
   --ctr COMMAND          what imports images on this node (default: ctr), for example "k3s ctr"
   --namespace NAMESPACE  where naru is installed (default: naru-system)
 
-The cluster is that of KUBECONFIG (HELM_KUBECONTEXT names another context). What is there already is not pushed again, and
-a second install is an upgrade in which nothing changes: give it the same options of Helm as the first.
+The cluster is that of KUBECONFIG (HELM_KUBECONTEXT names another context). What is there already is not pushed
+again, and a second install is an upgrade in which nothing changes: give it the same options of Helm as the first.
 Needed are openssl 3 or minisign; for a registry curl and tar; for install Helm 3.
 END
 }
@@ -162,8 +162,8 @@ load() {
 # Talks to the registry; prints the status. Body and headers of the answer are in the scratch directory.
 ask() {
     : >"$scratch/body"
-    curl "${progress:---silent}" --show-error --config "$scratch/trust" --output "$scratch/body" --dump-header "$scratch/headers" \
-        --write-out '%{http_code}' "$@" 2>"${heard:-$scratch/error}" || true
+    curl "${progress:---silent}" --show-error --config "$scratch/trust" \
+        --output "$scratch/body" --dump-header "$scratch/headers" --write-out '%{http_code}' "$@" 2>"${heard:-$scratch/error}" || true
 }
 
 # Before `ask`: shows how far it is, to who looks on.
@@ -174,7 +174,7 @@ header() { tr -d '\r' <"$scratch/headers" | sed -n "s/^$1: *//Ip" | tail -n 1; }
 refused() {
     answer=$(cat "$scratch/error" "$scratch/body" 2>/dev/null | head -c 300)
     fail "the registry $registry $1: HTTP $status $answer" \
-        "is the address right, may you write there (--user), is its authority trusted (--ca-file)? What is there is kept"
+        "is the address right, may you write there (--user), is its authority trusted (--ca-file)?"
 }
 
 open_registry() {
@@ -260,7 +260,8 @@ push_blob() {
     esac
     case $location in *\?*) location="$location&digest=$2" ;; *) location="$location?digest=$2" ;; esac
     say "  $1  $(du -h "$3" | cut -f1)"
-    status=$(watched && ask --config "$with" --header 'Content-Type: application/octet-stream' --upload-file "$3" "$location")
+    status=$(watched && ask --config "$with" --header 'Content-Type: application/octet-stream' \
+        --upload-file "$3" "$location")
     [ "$status" = 201 ] || refused "did not take $3 for $1"
 }
 
@@ -310,7 +311,8 @@ chart() {
     shift
     # Files among the options are meant from where the caller stands.
     (cd "$caller" && helm upgrade --install "$name" "$bundle/charts/$name" --namespace "$namespace" --create-namespace \
-        --wait --timeout 5m "$@") || fail "Helm could not install $name" "kubectl -n $namespace get pods,events; then the same command again"
+        --wait --timeout 5m "$@") ||
+        fail "Helm could not install $name" "kubectl -n $namespace get pods,events; then the same command again"
 }
 
 # How a model deployment names the model that was pushed.

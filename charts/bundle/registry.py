@@ -1,7 +1,7 @@
 """What a registry has to be given, worked out beforehand, so that the script that uploads it need not read JSON.
 
-A line of `registry/uploads` is `blob REPOSITORY DIGEST FILE` or `manifest REPOSITORY TAG DIGEST MEDIA-TYPE FILE`, in the
-order of uploading. A FILE that begins with `images:` is in the archive of images, all others are in the bundle.
+A line of `registry/uploads` is `blob REPOSITORY DIGEST FILE` or `manifest REPOSITORY TAG DIGEST MEDIA-TYPE FILE`, in
+the order of uploading. A FILE that begins with `images:` is in the archive of images, all others are in the bundle.
 """
 
 import hashlib

@@ -104,8 +104,9 @@ def platform(site):
         kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson", "metadata": metadata}
         platform.apply(kind | {"stringData": {".dockerconfigjson": login}})
     account = json.dumps({"imagePullSecrets": [{"name": PULL}]})
-    serving.until(lambda: "default" in platform.kubectl("get", "serviceaccounts", f"--namespace={NAMESPACE}"), "it is there")
-    platform.kubectl("patch", "serviceaccount", "default", f"--namespace={NAMESPACE}", "--patch", account)
+    where = f"--namespace={NAMESPACE}"
+    serving.until(lambda: "default" in platform.kubectl("get", "serviceaccounts", where), "the account is there")
+    platform.kubectl("patch", "serviceaccount", "default", where, "--patch", account)
     return platform
 
 
