@@ -148,8 +148,8 @@ def report(bundle, key):
         files = [path for path in part.rglob("*") if path.is_file()] if part.is_dir() else [part]
         size = sum(path.stat().st_size for path in files)
         total += size
-        yield f"  {size / 1e6:9.2f} MB  {part.name}{'/' if part.is_dir() else ''}"
-    yield f"  {total / 1e6:9.2f} MB  {bundle}"
+        yield f"  {size / 1e3:12,.1f} kB  {part.name}{'/' if part.is_dir() else ''}"
+    yield f"  {total / 1e3:12,.1f} kB  {bundle}"
     yield ""
     yield f"public key: {sign.public_key(key)}"
     yield "Give it to who installs by another way than the bundle: who could change one on the way could change both."

@@ -128,7 +128,7 @@ verify_files() {
         !(name in listed) { print "was added, and is not signed: " name; next }
         listed[name] != $1 { print "differs from what was signed: " name }
         { delete listed[name] }
-        END { for (name in listed) print "is missing: " name }
+        END { for (name in listed) print "is missing, or cannot be read: " name }
     ' SHA256SUMS "$scratch/found" | sort >>"$scratch/faults"
     [ -s "$scratch/faults" ] || return 0
     tr -cd '[:print:]\n' <"$scratch/faults" | sed 's/^/  /' >&2
@@ -162,8 +162,10 @@ load() {
 # Talks to the registry; prints the status. Body and headers of the answer are in the scratch directory.
 ask() {
     : >"$scratch/body"
+    : >"$scratch/error"
     curl "${progress:---silent}" --show-error --config "$scratch/trust" \
-        --output "$scratch/body" --dump-header "$scratch/headers" --write-out '%{http_code}' "$@" 2>"${heard:-$scratch/error}" || true
+        --output "$scratch/body" --dump-header "$scratch/headers" --write-out '%{http_code}' \
+        "$@" 2>"${heard:-$scratch/error}" || true
 }
 
 # Before `ask`: shows how far it is, to who looks on.
@@ -172,8 +174,9 @@ watched() { if [ -t 2 ]; then progress=--progress-bar heard=/dev/stderr; fi; }
 header() { tr -d '\r' <"$scratch/headers" | sed -n "s/^$1: *//Ip" | tail -n 1; }
 
 refused() {
-    answer=$(cat "$scratch/error" "$scratch/body" 2>/dev/null | head -c 300)
-    fail "the registry $registry $1: HTTP $status $answer" \
+    answer=$(head -n 1 "$scratch/error" && head -c 300 "$scratch/body")
+    [ "$status" = 000 ] || answer="HTTP $status $answer" # there was an answer
+    fail "the registry $registry $1: $answer" \
         "is the address right, may you write there (--user), is its authority trusted (--ca-file)?"
 }
 
@@ -301,7 +304,8 @@ install() {
             set -- --set "image.digests.$image=$digest" "$@"
         done
     fi
-    chart naru-crds
+    chart naru-crds >"$scratch/notes" # which speak of the next chart
+    say "naru-crds is installed"
     chart naru "$@"
     [ -z "$registry" ] || say_model
 }

@@ -93,7 +93,7 @@ def test_what_was_added_or_taken_is_named(bundle):
     added.unlink()
     kept = bundle.folder.parent / "kept"
     shutil.move(bundle.folder / "LICENSE", kept)
-    bundle.check_refused("is missing: LICENSE")
+    bundle.check_refused("is missing, or cannot be read: LICENSE")
     (bundle.folder / "LICENSE").symlink_to(kept)
     bundle.check_refused("is not a plain file: LICENSE")
     (bundle.folder / "LICENSE").unlink()
