@@ -24,8 +24,8 @@ def unpacked(packages, needed):
 
 
 @pytest.fixture(scope="session")
-def minisign(tmp_path_factory):
-    """minisign itself: the machine's, or Debian's, not installed."""
+def minisign(tools, tmp_path_factory):
+    """minisign itself: the machine's, or Debian's, not installed. Like `tools`, it is there where root runs the tests."""
     if found := shutil.which("minisign"):
         return found
     tree = unpacked(("minisign", "libsodium23"), ("usr/bin/minisign",))
@@ -36,7 +36,7 @@ def minisign(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shellcheck():
+def shellcheck(tools):
     return shutil.which("shellcheck") or unpacked(("shellcheck",), ("usr/bin/shellcheck",)) / "usr/bin/shellcheck"
 
 

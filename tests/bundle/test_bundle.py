@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import pack
 import pytest
 import yaml
 from bundle_under_test import HERE, Bundle, content_of, only_folder, python, run_build
@@ -30,7 +31,8 @@ def listed(folder):
 
 def test_it_is_whole_and_signed(bundle):
     said = bundle.check_it_holds()
-    assert "naru 0.1.0 " in said and "signature: good" in said and "files: all are as they were signed" in said
+    for words in (f"naru {pack.workspace_version()} ", "signature: good", "files: all are as they were signed"):
+        assert words in said
     files = content_of(bundle.folder)
     assert set(files) - {"SHA256SUMS", MINISIG} == set(listed(bundle.folder))
     assert {name.split("/")[0] for name in files} == {
@@ -132,7 +134,7 @@ def test_two_lines_do_without_the_script(built, signer, minisign, tmp_path):
 
     done = both()
     assert (done.returncode, done.stderr) == (0, ""), done
-    assert "Trusted comment: naru 0.1.0 " in done.stdout
+    assert f"Trusted comment: naru {pack.workspace_version()} " in done.stdout
     with carried.flipped("install.sh", 40):
         done = both()
         assert done.returncode != 0 and "install.sh: FAILED" in done.stdout
