@@ -1,7 +1,7 @@
 """naru on the session's cluster: images, charts, a server of weights, one tenant, one model.
 
-The tests of this folder are one life, lived in the order of files and tests; each leaves the model Ready. It begins with
-the charts of the last release, which the first test upgrades to those of this checkout.
+The tests of this folder are one life, lived in the order of files and tests; each leaves the model Ready. It begins
+with the charts of the last release, which the first test upgrades to those of this checkout.
 """
 
 import pack
