@@ -79,12 +79,12 @@ cluster: ## bring up a real Kubernetes of two nodes on this machine (root), and 
 cluster-down: ## take it down, and leave nothing of it
 	@tests/cluster/ctl down
 
-soak: models ## five minutes of 64 streams with random cancellations, and every party lost in the middle of every phase
+soak: models ## five minutes of 64 streams with random cancellations, upgrades there and back, and every party lost in the middle of every phase
 	@tests/cluster/ctl build
 	cargo build --release -p naru -p naru-worker
 	@python=$$(tests/python.sh tests tests/requirements.txt) && export NARU_BINARIES=$(TARGET)/release && \
 	NARU_SOAK_SECONDS=300 "$$python" -m pytest $(PYTEST) -s tests/processes/test_soak.py && \
-	"$$python" -m pytest $(PYTEST) -s tests/kubernetes/soak.py
+	"$$python" -m pytest $(PYTEST) -s tests/kubernetes/test_an_upgrade.py tests/kubernetes/soak.py
 
 fuzz: ## fuzz each target for ten minutes
 	@tests/prerequisites.sh

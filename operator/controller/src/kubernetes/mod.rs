@@ -199,6 +199,7 @@ impl Kubernetes {
 
     fn take_wishes(&mut self) {
         let (wishes, refusals) = self.cluster.wishes();
+        let wishes: Vec<_> = wishes.into_iter().map(|wish| self.config.worker.make(wish)).collect();
         self.config.metrics.wished(wishes.len());
         let is_new = |(name, refusal): &(&DeploymentName, &Refusal)| {
             self.refusals.get(*name) != Some(refusal)
