@@ -1,4 +1,5 @@
-//! Why StatefulSets cannot make their pods: the one thing about a replica that only events tell.
+//! Why StatefulSets cannot make their pods, and nodes not start them: what of a replica only events
+//! tell. Of each kind of event the last one counts, while what it speaks of is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,28 +10,56 @@ use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use naru_plan::PendingReason;
 
-/// What selects the events that tell it.
-pub(super) const SELECTOR: &str = "regarding.kind=StatefulSet,reason=FailedCreate";
+/// What selects events: of StatefulSets that cannot make their pod, and of pods whose node cannot
+/// mount their volumes, or not make the sandbox that their containers are started in.
+pub(super) const CREATES: &str = "regarding.kind=StatefulSet,reason=FailedCreate";
+pub(super) const MOUNTS: &str = "regarding.kind=Pod,reason=FailedMount";
+pub(super) const SANDBOXES: &str = "regarding.kind=Pod,reason=FailedCreatePodSandBox";
 
-/// What is kept of the API server's words.
+/// What is kept of the cluster's words.
 const WORDS_CHARACTERS_MAX: usize = 500;
+/// Hexadecimal digits in a row that are the name of a sandbox, another at each attempt.
+const ID_DIGITS_MIN: usize = 32;
+/// How the kubelet sums up, minutes later, what it has said of each volume.
+const SUMMARY: &str = "Unable to attach or mount volumes";
 
-/// The last failure of each StatefulSet that has no pod, by its uid.
-#[derive(Default)]
-pub(super) struct FailedCreates {
+/// The last failure of one kind of each object, by its uid.
+pub(super) struct Troubles {
+    /// What a note means.
+    why: fn(&str) -> PendingReason,
     failures: BTreeMap<String, Failure>,
     /// While a list is being read: the events that have been on it so far.
     listed: Option<BTreeSet<String>>,
 }
 
-struct Failure {
+/// What one event told.
+pub(super) struct Failure {
     event: String,
-    time: Timestamp,
-    why: PendingReason,
+    pub(super) time: Timestamp,
+    pub(super) why: PendingReason,
 }
 
-impl FailedCreates {
-    /// Takes what the watch told; returns the uids of the StatefulSets that it is about.
+impl Troubles {
+    /// Of StatefulSets.
+    pub(super) fn of_creates() -> Self {
+        Self::new(not_made)
+    }
+
+    /// Of the volumes of pods.
+    pub(super) fn of_mounts() -> Self {
+        Self::new(|note| PendingReason::MountMissing(shortened(note)))
+    }
+
+    /// Of the sandboxes of pods.
+    pub(super) fn of_sandboxes() -> Self {
+        Self::new(|note| PendingReason::Refused(shortened(&without_ids(note))))
+    }
+
+    fn new(why: fn(&str) -> PendingReason) -> Self {
+        Self { why, failures: BTreeMap::new(), listed: None }
+    }
+
+    /// Takes what the watch told; returns the uids of the objects that it is about.
     pub(super) fn take(&mut self, event: Event<Happening>) -> BTreeSet<String> {
         match event {
             Event::Init => {
@@ -57,14 +86,18 @@ impl FailedCreates {
     }
 
     fn put(&mut self, happening: &Happening) -> Option<String> {
-        let set = happening.regarding.as_ref()?.uid.clone()?;
+        let object = happening.regarding.as_ref()?.uid.clone()?;
         let (event, time) = (key(happening), time(happening));
-        if self.failures.get(&set).is_some_and(|known| known.time > time) {
+        let note = happening.note.as_deref().unwrap_or_default();
+        let says_less = |known: &Failure| {
+            known.time > time || (note.starts_with(SUMMARY) && known.event != event)
+        };
+        if self.failures.get(&object).is_some_and(says_less) {
             return None;
         }
-        let why = why(happening.note.as_deref().unwrap_or_default());
-        self.failures.insert(set.clone(), Failure { event, time, why });
-        Some(set)
+        let why = (self.why)(note);
+        self.failures.insert(object.clone(), Failure { event, time, why });
+        Some(object)
     }
 
     /// There is a pod: whatever stood in its way does not any more.
@@ -74,9 +107,9 @@ impl FailedCreates {
         }
     }
 
-    /// Why a StatefulSet could not make its pod when it last tried.
-    pub(super) fn of(&self, set_uid: &str) -> Option<&PendingReason> {
-        self.failures.get(set_uid).map(|failure| &failure.why)
+    /// What went wrong with an object when it was last tried.
+    pub(super) fn of(&self, uid: &str) -> Option<&Failure> {
+        self.failures.get(uid)
     }
 }
 
@@ -92,10 +125,43 @@ fn time(happening: &Happening) -> Timestamp {
     series.or(last).or(first).unwrap_or(Timestamp::MIN)
 }
 
+/// The uid of the object that something is told of; what is forgotten is told of nothing.
+pub(super) fn about(event: &Event<Happening>) -> Option<&str> {
+    match event {
+        Event::Apply(happening) | Event::InitApply(happening) => {
+            happening.regarding.as_ref()?.uid.as_deref()
+        }
+        Event::Init | Event::InitDone | Event::Delete(_) => None,
+    }
+}
+
+fn shortened(words: &str) -> String {
+    words.chars().take(WORDS_CHARACTERS_MAX).collect()
+}
+
+/// With `…` in the place of names that are another at each attempt, so that the words stay.
+fn without_ids(words: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = words;
+    while !rest.is_empty() {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let digits = rest.bytes().take_while(|byte| is_digit(*byte)).count();
+        if digits >= ID_DIGITS_MIN {
+            kept.push('…');
+            rest = &rest[digits..];
+            continue;
+        }
+        let next = rest.chars().nth(digits).map_or(0, char::len_utf8);
+        let (taken, left) = rest.split_at(digits + next);
+        kept.push_str(taken);
+        rest = left;
+    }
+    kept
+}
+
 /// The controller's words are `create Pod NAME in StatefulSet NAME failed error: WHY`.
-fn why(note: &str) -> PendingReason {
-    let words = note.split_once("failed error: ").map_or(note, |(_, why)| why);
-    let words = words.chars().take(WORDS_CHARACTERS_MAX).collect();
+fn not_made(note: &str) -> PendingReason {
+    let words = shortened(note.split_once("failed error: ").map_or(note, |(_, why)| why));
     // `exceeded quota`: it is used up; `failed quota`: it counts what the pod does not say.
     if note.contains("exceeded quota: ") || note.contains("failed quota: ") {
         PendingReason::QuotaExceeded(words)
@@ -129,16 +195,16 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(fact: &str, creates: &mut FailedCreates, event: Event<Happening>, after: &str) {
-        creates.take(event);
+    fn check(fact: &str, troubles: &mut Troubles, event: Event<Happening>, after: &str) {
+        troubles.take(event);
         let words: Vec<_> =
-            creates.failures.iter().map(|(set, f)| format!("{set} {:?}", f.why)).collect();
+            troubles.failures.iter().map(|(set, f)| format!("{set} {:?}", f.why)).collect();
         assert_eq!(words.join(", "), after, "{fact}");
     }
 
     #[test]
     fn events() {
-        let all = &mut FailedCreates::default();
+        let all = &mut Troubles::of_creates();
         let quota = "pods \"solar-0-0\" is forbidden: exceeded quota: small, used: pods=1";
         let used = format!("a QuotaExceeded({quota:?})");
         check("a quota", all, Event::Apply(happening("e1", "a", 1, quota)), &used);
@@ -158,5 +224,33 @@ mod tests {
         check("another's pod", all, Event::InitDone, no);
         all.made(&pod_of("a"));
         check("a pod", all, Event::InitDone, "");
+    }
+
+    fn of_pod(name: &str, second: u32, note: &str) -> Event<Happening> {
+        let mut told = happening(name, "p", second, "");
+        told.note = Some(note.to_owned());
+        Event::Apply(told)
+    }
+
+    #[test]
+    fn what_keeps_pods_from_starting() {
+        let volume = "MountVolume.SetUp failed for volume \"s\" : secret \"nobody\" not found";
+        let all = &mut Troubles::of_mounts();
+        let said = format!("p MountMissing({volume:?})");
+        check("a volume", all, of_pod("e1", 1, volume), &said);
+        let sum = format!("{SUMMARY}: unmounted volumes=[s]: timed out");
+        check("a summary says less", all, of_pod("e2", 2, &sum), &said);
+        let alone = &mut Troubles::of_mounts();
+        check(
+            "than nothing it is more",
+            alone,
+            of_pod("e2", 2, &sum),
+            &format!("p MountMissing({sum:?})"),
+        );
+        let all = &mut Troubles::of_sandboxes();
+        let id = "0123456789abcdef".repeat(4);
+        let note = format!("Failed: sandbox \"{id}\": no network ünd plügin");
+        let said = "p Refused(\"Failed: sandbox \\\"…\\\": no network ünd plügin\")";
+        check("a sandbox, whatever it is called", all, of_pod("e1", 1, &note), said);
     }
 }
