@@ -119,8 +119,8 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
     (
         Reason::Refused,
         "The cluster refuses to make a replica (an admission rule, a limit of the namespace, a \
-         missing right), or its node to start it (a runtime class whose handler it lacks, a network \
-         that fails). It is tried again.",
+         missing right), or its node to start it (a runtime class whose handler it lacks, a \
+         network that fails). It is tried again.",
         "Do what the message asks for.",
         EVENTS,
     ),
