@@ -117,6 +117,11 @@ class Node:
         """Brings the images of an archive (OCI or Docker) into the containerd, and returns their names."""
         return re.findall(r"^unpacking (\S+) ", self._ctr("image", "import", archive), re.MULTILINE)
 
+    def rename_image(self, name, other):
+        """Has an image be called otherwise; pods that run from it go on."""
+        self._ctr("image", "tag", name, other)
+        self._ctr("image", "remove", name)
+
     def wait_ready(self):
         """Waits until the API server knows the node as Ready."""
         until(self.is_ready, f"{self.name} is Ready; see {self.machine.log('kubelet')}", START_SECONDS_MAX)

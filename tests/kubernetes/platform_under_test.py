@@ -170,6 +170,16 @@ class Platform:
 
         until(settled, f"{wished} replicas of {name}", seconds)
 
+    def count_devices(self, node, resource, number):
+        """What a device plugin does by way of the kubelet; without a number the node has counted none."""
+        there = resource in self.get("node", node)["status"]["capacity"]
+        if number is None and not there:
+            return
+        places = [f"/status/{part}/{resource.replace('/', '~1')}" for part in ("capacity", "allocatable")]
+        patch = [{"op": "remove", "path": place} if number is None else {"op": "add", "path": place, "value": number}
+                 for place in places]  # fmt: skip
+        self.kubectl("patch", "node", node, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")
+
     def owned(self):
         """Everything in the namespace but Events, of every kind that the API server lists."""
         kinds = self.kubectl("api-resources", "--verbs=list", "--namespaced", "--output=name").split()

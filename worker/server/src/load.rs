@@ -1,5 +1,6 @@
 //! From weights on disk to a model that answers, on the engine's own thread.
 
+use std::fs;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,14 +11,15 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
     CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
-    LocalDecoder, ModelFiles, PrefixCache, Shard,
+    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard,
 };
 use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
+use naru_protocol::worker::v1::WeightsFault;
 
 use crate::args::{Args, PrefixCacheArg};
 use crate::drive::{Drive, Loop};
-use crate::member::{Bytes, Defaults, Member, Phase, Served};
+use crate::member::{Bytes, Defaults, Failure, Member, Phase, Served};
 use crate::sim::{self, SimSettings};
 use crate::text;
 use crate::weights::Progress;
@@ -111,21 +113,32 @@ impl EngineSettings {
 
 /// What there is to load.
 pub(crate) enum Source {
-    /// Weights at this path, for this processor or a GPU.
-    Weights(PathBuf, Option<Box<Gpu>>),
+    /// Weights at this path, for this processor or a GPU; fetched ones can be fetched again.
+    Weights { path: PathBuf, is_fetched: bool, gpu: Option<Box<Gpu>> },
     /// Nothing: the model is only simulated.
     Simulated(SimSettings),
+}
+
+impl Source {
+    /// The one file that was fetched, if it is one.
+    fn fetched_file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Weights { path, is_fetched: true, .. } if path.is_file() => Some(path.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// Loads the model on a thread of its own, which then runs the engine for as long as the process
 /// lives. Whatever goes wrong becomes the member's failure.
 pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Source) {
     let run = move || {
+        let fetched = source.fetched_file();
         let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
             member.enter(Phase::Loading);
             let start = Instant::now();
             let (served, engine_loop) = match source {
-                Source::Weights(path, gpu) => load(&member, &settings, &path, gpu)?,
+                Source::Weights { path, gpu, .. } => load(&member, &settings, &path, gpu)?,
                 Source::Simulated(sim) => sim::load(&member, &settings, &sim)?,
             };
             let seconds = start.elapsed().as_secs_f64();
@@ -134,15 +147,28 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
             engine_loop.run();
             Ok(())
         }));
-        let reason = match running {
-            Ok(Ok(())) => "the engine's loop ended".to_owned(),
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => "the engine panicked".to_owned(),
+        let failure = match running {
+            Ok(Ok(())) => "the engine's loop ended".to_owned().into(),
+            Ok(Err(error)) => failure(&error, fetched.as_deref()),
+            Err(_) => "the engine panicked".to_owned().into(),
         };
-        member.enter(Phase::Failed(reason.into()));
+        member.enter(Phase::Failed(failure));
     };
     let spawned = thread::Builder::new().name("engine".to_owned()).spawn(run);
     assert!(spawned.is_ok(), "a process that cannot start a thread cannot do anything");
+}
+
+/// What an error of loading comes to. A `fetched` file that is spoilt is thrown away: it would be
+/// taken for whole at the next start, whatever has been uploaded in its place.
+fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
+    let words = format!("{error:#}");
+    let is_spoilt = error.downcast_ref::<OpenError>().is_some_and(OpenError::is_spoilt);
+    let Some(path) = fetched.filter(|_| is_spoilt) else { return words.into() };
+    let words = match fs::remove_file(path) {
+        Ok(()) => format!("{words}; it was thrown away: upload the whole file"),
+        Err(error) => format!("{words}; it could not be thrown away: {error}"),
+    };
+    Failure { words, fault: WeightsFault::Corrupt }
 }
 
 type Loaded = (Box<dyn Forward>, EngineConfig);

@@ -253,7 +253,10 @@ async fn obtain_and_load(
     };
     let fetcher = Fetcher::new(&args, Arc::clone(&member));
     match fetcher.obtain(&uri).await {
-        Ok(path) => load::start(member, settings, Source::Weights(path, gpu)),
+        Ok(path) => {
+            let is_fetched = fetcher.has_fetched(&path);
+            load::start(member, settings, Source::Weights { path, is_fetched, gpu });
+        }
         Err(error) => {
             let fault = error.fault();
             let words = format!("{:#}", anyhow::Error::new(error));

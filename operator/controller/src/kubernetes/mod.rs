@@ -16,7 +16,6 @@ mod build;
 mod cluster;
 mod connect;
 mod events;
-mod failed_creates;
 mod follow;
 mod labels;
 mod lead;
@@ -33,6 +32,7 @@ mod shelf;
 mod spans;
 mod status;
 mod tenants;
+mod troubles;
 mod watch;
 mod work;
 
