@@ -39,7 +39,7 @@ fn resident_bytes(status: &str) -> Option<u64> {
 
 /// Of `/proc/PID/stat`: the program's own and the kernel's for it, fields 14 and 15.
 fn cpu_seconds(stat: &str) -> Option<f64> {
-    // The second field is the program's name, in which anything may stand; the last bracket ends it.
+    // The second field is the name of the program, in which anything may stand; a bracket ends it.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut ticks = rest.split_whitespace().skip(11).map(|field| field.parse::<u64>().ok());
     let (own, kernels) = (ticks.next()??, ticks.next()??);
