@@ -1,9 +1,9 @@
 //! Real models on several ranks, threads of this process, against the same on one.
 //!
-//! Stages change no bit. Tensor ranks add each block's sum in another order, so a sum differs in its
-//! last bits, and where activations are rounded to bytes one on the edge goes the other way now and
-//! then. Both are bounded by what rounding itself does: the same model without rounded activations
-//! is farther from one rank than any number of ranks may be.
+//! Stages change no bit. Tensor ranks add each block's sum in another order, so a sum differs in
+//! its last bits, and where activations are rounded to bytes one on the edge goes the other way
+//! now and then. Both are bounded by what rounding itself does: the same model without rounded
+//! activations is farther from one rank than any number of ranks may be.
 // Clippy's leave for tests does not reach the functions beside them.
 #![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use checkpoints::{QWEN, SMOLLM2};
+use checkpoints::{QWEN, SMOLLM2, SMOLLM2_FLOATS};
 use naru_engine::{
     Batch, Clock, Decoder, EncodeOptions, Engine, EngineConfig, Event, Forward, KV_BLOCK_TOKENS,
     Limits, LinkTime, LocalDecoder, ModelFiles, Parallelism, PrefixCache, RankError, Request,
-    RequestId, Sampling, Shard, ShardedDecoder, Span, StopRules, ThreadCollective, Tokenizer,
-    serve_rank,
+    RequestId, Sampling, Shard, ShardedDecoder, Span, StopRules, ThreadCollective, TokenOutput,
+    Tokenizer, serve_rank,
 };
 use naru_kernels::{ComputePool, argmax, log_sum_exp};
 
@@ -152,7 +152,7 @@ fn check_tensor(model: &str, tensor: usize, pipeline: usize) {
     let floats = logits(&mut LocalDecoder::new(floats, BLOCKS).unwrap(), &tokens);
     let (rounding, _) = compare(&expected, &floats, vocabulary);
     println!(
-        "  {} positions: {:.2} % agree, {apart:.5} nats apart; rounding activations is {rounding:.5}",
+        "  {} positions: {:.2} % agree, {apart:.5} nats apart; rounding is {rounding:.5}",
         tokens.len(),
         100.0 * agreed,
     );
@@ -191,7 +191,7 @@ const PROMPTS: [&str; 6] = [
 ];
 
 /// Greedy answers of an engine on `forward`, to all prompts at once.
-fn answers(files: &ModelFiles, forward: Box<dyn Forward>) -> BTreeMap<u64, String> {
+fn answers(files: &ModelFiles, forward: Box<dyn Forward>) -> BTreeMap<u64, Vec<TokenOutput>> {
     let tokenizer = Arc::new(Tokenizer::of_model(files).unwrap());
     let config = EngineConfig {
         max_sequences: 4,
@@ -210,17 +210,17 @@ fn answers(files: &ModelFiles, forward: Box<dyn Forward>) -> BTreeMap<u64, Strin
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             limits: Limits { max_tokens: Some(16), min_tokens: 0, ignore_eos: true },
             stop: StopRules::default(),
-            logprobs: None,
+            logprobs: Some(2),
             prompt_logprobs: None,
             skip_special_tokens: true,
         };
         engine.admit(request).unwrap();
     }
-    let mut told = BTreeMap::<u64, String>::new();
+    let mut told = BTreeMap::<u64, Vec<TokenOutput>>::new();
     while !engine.is_idle() {
         for event in engine.step() {
             match event {
-                Event::Output { id, text, .. } => told.entry(id.0).or_default().push_str(&text),
+                Event::Output { id, tokens, .. } => told.entry(id.0).or_default().extend(tokens),
                 Event::Failed { id, error } => panic!("request {id:?}: {error}"),
                 _ => {}
             }
@@ -230,23 +230,40 @@ fn answers(files: &ModelFiles, forward: Box<dyn Forward>) -> BTreeMap<u64, Strin
     told
 }
 
-fn check_answers(model: &str, (tensor, pipeline): (usize, usize)) {
+/// Answers are the same tokens, up to where one rank itself was undecided by `near_tie_nats`; at
+/// least `same_min` of them throughout.
+fn check_answers(model: &str, cut: (usize, usize), near_tie_nats: f32, same_min: usize) {
     let files = checkpoints::open(model);
     let expected = answers(&files, Box::new(one_rank(&files)));
-    let (first, others) = replica(&files, tensor, pipeline);
+    let (first, others) = replica(&files, cut.0, cut.1);
     let found = answers(&files, Box::new(first.with_piece_tokens_min(2)));
-    assert_eq!(found, expected, "{model}, tensor {tensor}, pipeline {pipeline}");
     end(others);
+    let mut same = 0;
+    for (id, expected) in &expected {
+        assert_eq!(found[id].len(), expected.len());
+        let parted = expected.iter().zip(&found[id]).find(|(a, b)| a.id != b.id);
+        let Some((token, other)) = parted else {
+            same += 1;
+            continue;
+        };
+        let logprobs = token.logprobs.as_ref().unwrap();
+        let apart = logprobs.top[0].1 - logprobs.top[1].1;
+        println!("{model}, {cut:?}: prompt {id}: {} for {}, {apart} nats", other.id, token.id);
+        assert!(apart < near_tie_nats, "{model}, {cut:?}, prompt {id}: {apart} nats apart");
+    }
+    println!("{model}, {cut:?}: {same} of {} answers are the same throughout", PROMPTS.len());
+    assert!(same >= same_min, "{model}, {cut:?}: only {same} answers are the same");
 }
 
 #[test]
 fn an_engine_answers_the_same_on_three_tensor_ranks() {
-    check_answers(SMOLLM2, (3, 1));
+    // Where no activation is rounded, no answer may differ.
+    check_answers(SMOLLM2_FLOATS, (3, 1), 0.0, PROMPTS.len());
 }
 
 #[test]
 fn an_engine_answers_the_same_on_two_stages_of_two_tensor_ranks() {
-    check_answers(QWEN, (2, 2));
+    check_answers(QWEN, (2, 2), 0.1, PROMPTS.len() / 2);
 }
 
 #[test]

@@ -25,8 +25,8 @@ fn number(dtype: DType) -> u32 {
     }
 }
 
-/// Blocks of made-up bytes, with scales that make values about as large as those of a model. Layouts
-/// are in `ggml-common.h`.
+/// Blocks of made-up bytes, with scales that make values about as large as those of a model.
+/// Layouts are in `ggml-common.h`.
 fn blocks(dtype: DType, count: usize) -> Vec<u8> {
     let half = |value: f32| half::f16::from_f32(value).to_le_bytes();
     let mut bytes = Vec::new();
@@ -88,8 +88,13 @@ fn check(what: &str, config: &ModelConfig, (output, down): (DType, DType), tenso
     // Without rounded activations a sum in another order is off by some hundred times 2^-24, and a
     // key or value may round to the neighbouring f16. With them one on the edge of two bytes goes
     // the other way now and then, by 1/127 of the greatest beside it times a weight of up to 0.4;
-    // logits sum up some of these. A column of another rank's heads would be off by more than 1.
+    // logits sum up some of these. Heads that share 32 columns, which one rank rounds by one scale,
+    // are rounded by two on two ranks: that is another rounding, and compared in floats alone.
+    let shares_scale = config.attention.head_dim < 32;
     for (in_floats, tolerance) in [(true, 3e-3), (false, 0.1)] {
+        if shares_scale && !in_floats {
+            continue;
+        }
         let load =
             |shard| load::load(&source, shard, tiny::pool(), in_floats, &mut |_| ()).unwrap();
         let mut one: Decoder = load(Shard::whole(config));
