@@ -22,8 +22,10 @@ pub use config::{
     NormConfig, NormKind, NormPlacement, QkNorm, Rope, RopeScaling,
 };
 pub use decoder::{
-    Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder,
-    LoadError, LoadProgress, LocalDecoder, Shard, ShardError, SingleRank, StepError,
+    Clock, Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder,
+    LinkTime, LoadError, LoadProgress, LocalDecoder, MESSAGES_MAX, Parallelism, PlanError,
+    RankError, Shard, ShardError, ShardedDecoder, SingleRank, Splits, StepError, ThreadCollective,
+    serve_rank,
 };
 pub use detokenize::{Detokenizer, HELD_BYTES_MAX};
 pub use engine::{

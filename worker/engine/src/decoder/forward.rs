@@ -23,7 +23,7 @@ pub(super) fn forward<'a>(
     kv: &mut KvPool,
     collective: &mut dyn Collective,
 ) -> Result<&'a [f32], StepError> {
-    check_spans(batch, kv.layout().blocks)?;
+    check(batch, decoder.config.vocabulary, kv.layout().blocks)?;
     let Decoder { config, shard, cut, pool, embedding, layers, head, ropes, scratch } = decoder;
     let tokens = batch.tokens.len();
     scratch.logits.clear();
@@ -33,33 +33,40 @@ pub(super) fn forward<'a>(
     scratch.place(batch);
     ropes.fill(&scratch.positions);
     scratch.stream.resize(tokens * config.hidden, 0.0);
+    let (rank, ranks) = (shard.rank(), shard.parallelism().tensor());
     match embedding {
         Some(embedding) => {
             let table = embedding.view().map_err(op("embedding"))?;
-            let rows = &mut scratch.stream;
-            embed(&table, batch, config.multipliers.embedding, pool, rows)?;
+            let factor = config.multipliers.embedding;
+            embed(&table, cut.vocabulary.start, batch, factor, pool, &mut scratch.stream);
+            // Each token's row is on one rank and zero on the others.
+            if ranks > 1 {
+                collective.all_reduce_sum(&mut scratch.stream)?;
+            }
         }
-        None => collective.receive_from_stage_before(&mut scratch.stream)?,
+        None => collective.receive(rank - ranks, &mut scratch.stream)?,
     }
-    let mut step = Step {
-        config,
-        pool,
-        cut,
-        tokens,
-        ranks: shard.tensor_ranks,
-        spans: spans(batch),
-        collective,
-        scratch,
-    };
+    let spans = spans(batch);
+    let mut step = Step { config, pool, cut, tokens, ranks, spans, collective, scratch };
     for (index, layer) in layers.iter().enumerate() {
         step.attention(layer, layer.rope.map(|rope| ropes.get(rope)), index, kv)?;
         step.feed_forward(layer)?;
     }
     match head {
         Some(head) => step.logits(head, &batch.logit_rows)?,
-        None => step.send_to_next_stage()?,
+        None => collective.send(rank + ranks, &mut scratch.stream)?,
     }
     Ok(&scratch.logits)
+}
+
+/// Whether `batch` can be computed with `vocabulary` tokens and `held` blocks of keys and values.
+pub(super) fn check(batch: &Batch, vocabulary: usize, held: usize) -> Result<(), StepError> {
+    check_spans(batch, held)?;
+    let unknown = batch.tokens.iter().position(|token| *token as usize >= vocabulary);
+    match unknown {
+        Some(place) => Err(StepError::Token { token: batch.tokens[place], place, vocabulary }),
+        None => Ok(()),
+    }
 }
 
 /// Whether the parts of `batch` fit together and into `held` blocks of keys and values.
@@ -83,8 +90,11 @@ pub(super) fn check_spans(batch: &Batch, held: usize) -> Result<(), StepError> {
     if next != batch.tokens.len() {
         return wrong(format!("{} tokens in spans that end at {next}", batch.tokens.len()));
     }
-    match batch.logit_rows.iter().find(|row| **row >= next) {
-        Some(row) => wrong(format!("logits of row {row} of {next}")),
+    if let Some(row) = batch.logit_rows.iter().find(|row| **row >= next) {
+        return wrong(format!("logits of row {row} of {next}"));
+    }
+    match batch.logit_rows.windows(2).find(|rows| rows[0] >= rows[1]) {
+        Some(rows) => wrong(format!("logits of row {} after row {}", rows[1], rows[0])),
         None => Ok(()),
     }
 }
@@ -100,24 +110,22 @@ fn spans(batch: &Batch) -> Vec<AttentionSpan<'_>> {
         .collect()
 }
 
+/// Rows of the batch's tokens, of which `table` has those from `first` on; the others are zero.
 fn embed(
     table: &MatrixView<'_>,
+    first: usize,
     batch: &Batch,
     multiplier: f32,
     pool: &ComputePool,
     out: &mut [f32],
-) -> Result<(), StepError> {
-    let vocabulary = table.rows();
-    let unknown = batch.tokens.iter().position(|token| *token as usize >= vocabulary);
-    if let Some(place) = unknown {
-        return Err(StepError::Token { token: batch.tokens[place], place, vocabulary });
-    }
+) {
     rows(pool, out, table.columns(), &|row, out| {
-        embed_row(table, batch.tokens[row] as usize, out)
-            .expect("the token and the row's length were checked");
+        match (batch.tokens[row] as usize).checked_sub(first).filter(|row| *row < table.rows()) {
+            Some(row) => embed_row(table, row, out).expect("the row and its length were checked"),
+            None => out.fill(0.0),
+        }
         scale(out, multiplier);
     });
-    Ok(())
 }
 
 pub(super) fn scale(values: &mut [f32], factor: f32) {
@@ -164,9 +172,7 @@ pub(super) struct Scratch {
     pub(super) block_normed: Vec<f32>,
     positions: Vec<usize>,
     pub(super) slots: Vec<KvSlot>,
-    /// Logits of all ranks, one rank after the other.
-    pub(super) gathered: Vec<f32>,
-    /// `[logit_rows, vocabulary]`.
+    /// `[logit_rows, vocabulary_part]`.
     pub(super) logits: Vec<f32>,
 }
 

@@ -50,6 +50,9 @@ pub(super) struct Layer<M, V> {
     pub(super) rope: Option<usize>,
     pub(super) window: Option<usize>,
     pub(super) output: Projection<M, V>,
+    /// Columns of `output` in front of this rank's heads: the begin of a block that heads of the
+    /// rank before share. They and those behind the heads read zeros.
+    pub(super) output_lead: usize,
     pub(super) attention_post_norm: Option<Norm<V>>,
     pub(super) feed_forward_norm: Option<Norm<V>>,
     /// Gate and up, or up alone.

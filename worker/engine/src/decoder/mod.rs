@@ -7,7 +7,8 @@
 //!
 //! Which of these blocks a model has, and where its norms stand, is data ([`ModelConfig`]). Where
 //! the ranks of a replica must agree the decoder calls a [`Collective`]; one rank has
-//! [`SingleRank`], where nothing happens.
+//! [`SingleRank`], where nothing happens. How several ranks go through a step together is in
+//! [`ShardedDecoder`], rank 0's side, and [`serve_rank`], the others'.
 
 mod collective;
 mod cuda;
@@ -16,22 +17,28 @@ mod layer;
 mod load;
 mod local;
 mod positions;
+mod ranks;
 mod shard;
 mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 use naru_kernels::cuda::GpuError;
 use naru_kernels::{ComputePool, KvLayout, KvPool, PackedMatrix, ShapeError};
 use thiserror::Error;
 
-pub use collective::{Collective, CollectiveError, SingleRank};
+pub use collective::{
+    Clock, Collective, CollectiveError, LinkTime, MESSAGES_MAX, SingleRank, ThreadCollective,
+};
 pub use cuda::{CudaDecoder, CudaLimits, CudaLoadError, CudaModel};
 pub use load::{LoadError, LoadProgress};
 pub use local::LocalDecoder;
-pub use shard::{Shard, ShardError};
+pub use ranks::{PlanError, RankError, ShardedDecoder, serve_rank};
+pub use shard::{Parallelism, Shard, ShardError, Splits};
 
 use crate::config::ModelConfig;
 use crate::engine::Batch;
@@ -65,9 +72,7 @@ impl Decoder {
         pool: Arc<ComputePool>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, LoadError> {
-        let (config, names) = (files.config(), files.family().names);
-        let source = load::Source { config, names, tensors: files.tensors() };
-        load::load(&source, shard, pool, false, progress)
+        load::load(&load::Source::of(files), shard, pool, false, progress)
     }
 
     /// As [`load`](Self::load) with all matrices as 32-bit floats, so that no activation is rounded
@@ -77,13 +82,11 @@ impl Decoder {
         shard: Shard,
         pool: Arc<ComputePool>,
     ) -> Result<Self, LoadError> {
-        let (config, names) = (files.config(), files.family().names);
-        let source = load::Source { config, names, tensors: files.tensors() };
-        load::load(&source, shard, pool, true, &mut |_| ())
+        load::load(&load::Source::of(files), shard, pool, true, &mut |_| ())
     }
 
     /// Computes `batch`, writes keys and values of each token into its span's blocks, and returns
-    /// logits `[logit_rows, vocabulary]`; on a stage that is not the last, none. A row's bits
+    /// logits `[logit_rows, vocabulary_part]`; on a stage that is not the last, none. A row's bits
     /// depend on the tokens of its own sequence alone. Errors: a batch that cannot be, or the other
     /// ranks are gone; the tokens of the batch then count as not computed.
     pub fn forward(
@@ -93,6 +96,35 @@ impl Decoder {
         collective: &mut dyn Collective,
     ) -> Result<&[f32], StepError> {
         forward::forward(self, batch, kv, collective)
+    }
+
+    /// Whether `batch` is one that [`forward`](Self::forward) can compute. Errors: why not.
+    fn check(&self, batch: &Batch, kv: &KvPool) -> Result<(), StepError> {
+        forward::check(batch, self.config.vocabulary, kv.layout().blocks)
+    }
+
+    /// Takes the logits of the last step, and leaves `values` to be written over by the next.
+    fn take_logits(&mut self, values: &mut Vec<f32>) {
+        mem::swap(&mut self.scratch.logits, values);
+    }
+
+    /// Columns of the logits, and rows of the vocabulary, that are here.
+    pub fn vocabulary_part(&self) -> Range<usize> {
+        self.cut.vocabulary.clone()
+    }
+
+    /// The same of another rank.
+    fn vocabulary_part_of(&self, rank: usize) -> Range<usize> {
+        self.cut.vocabulary_parts[self.shard.parallelism().tensor_rank(rank)].clone()
+    }
+
+    /// Bytes of the matrices that were laid out here.
+    pub fn weight_bytes(&self) -> usize {
+        let projections = self.layers.iter().flat_map(|layer| {
+            let Layer { input, output, up, down, .. } = layer;
+            [input, output, up, down].map(|projection| projection.weight.bytes())
+        });
+        projections.sum::<usize>() + self.head.as_ref().map_or(0, |head| head.weight.bytes())
     }
 
     /// An empty pool of `blocks` blocks for this rank's layers and heads. Errors: no memory for it.
@@ -156,6 +188,12 @@ pub enum StepError {
     /// The ranks did not come together.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// The ranks have parted in an earlier step.
+    #[error("the ranks of this replica have parted")]
+    Parted,
+    /// The batch cannot be told to the other ranks.
+    #[error("planning the step")]
+    Plan(#[source] PlanError),
     /// The device did not do what it was asked.
     #[error(transparent)]
     Device(#[from] GpuError),

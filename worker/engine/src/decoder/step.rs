@@ -59,7 +59,16 @@ impl Step<'_> {
             .and_then(|kv| attention(pool, &shape, &s.queries, kv, &self.spans, &mut s.attended))
             .and_then(|()| {
                 let width = attends.head_dim * self.cut.heads.len();
-                s.block_input.copy_from(pool, width, &s.attended)
+                let (held, lead) = (layer.output.weight.columns(), layer.output_lead);
+                if held == width {
+                    return s.block_input.copy_from(pool, width, &s.attended);
+                }
+                let attended = &s.attended;
+                s.block_input.fill(pool, self.tokens, held, &|row, out| {
+                    out.fill(0.0);
+                    out[lead..lead + width].copy_from_slice(&attended[row * width..][..width]);
+                });
+                Ok(())
             })
             .map_err(op("attention"))?;
         self.add_block(&layer.output, layer.attention_post_norm.as_ref())
@@ -86,71 +95,33 @@ impl Step<'_> {
         self.add_block(&layer.down, layer.feed_forward_post_norm.as_ref())
     }
 
-    /// Logits of `logit_rows`, of the whole vocabulary on every rank.
+    /// Logits of `logit_rows`, of this rank's part of the vocabulary.
     pub(super) fn logits(
         &mut self,
         head: &Head<PackedMatrix, Vec<f32>>,
         logit_rows: &[usize],
     ) -> Result<(), StepError> {
         let (pool, count, s) = (self.pool, logit_rows.len(), &mut *self.scratch);
-        let (hidden, vocabulary) = (self.config.hidden, self.config.vocabulary);
+        let (hidden, held) = (self.config.hidden, head.weight.rows());
         let stream = &s.stream;
         s.block_input.fill(pool, count, hidden, &|row, out| {
             let x = &stream[logit_rows[row] * hidden..][..hidden];
             head.norm.each(pool.cpu(), x, out);
         });
-        s.logits.resize(count * vocabulary, 0.0);
+        s.logits.resize(count * held, 0.0);
         if count == 0 {
             return Ok(());
         }
-        let (x, set) = (&s.block_input, MatmulOutput::Set);
-        if self.ranks == 1 {
-            matmul(pool, &head.weight, x, set, &mut s.logits).map_err(op("logits"))?;
-        } else {
-            self.gather_logits(head, count)?;
-        }
+        matmul(pool, &head.weight, &s.block_input, MatmulOutput::Set, &mut s.logits)
+            .map_err(op("logits"))?;
         let (factor, cap) = (self.config.multipliers.logit, self.config.final_softcap);
         if factor != 1.0 || cap.is_some() {
-            rows(pool, &mut self.scratch.logits, vocabulary, &|_, row| {
+            rows(pool, &mut s.logits, held, &|_, row| {
                 scale(row, factor);
                 cap.into_iter().for_each(|cap| softcap(row, cap));
             });
         }
         Ok(())
-    }
-
-    /// Each rank computes its rows of the vocabulary; parts are of equal length on the wire.
-    fn gather_logits(
-        &mut self,
-        head: &Head<PackedMatrix, Vec<f32>>,
-        count: usize,
-    ) -> Result<(), StepError> {
-        let (s, part, held) = (&mut *self.scratch, self.cut.vocabulary_part, head.weight.rows());
-        s.projected.resize(count * held, 0.0);
-        matmul(self.pool, &head.weight, &s.block_input, MatmulOutput::Set, &mut s.projected)
-            .map_err(op("logits"))?;
-        s.block.clear();
-        s.block.resize(count * part, 0.0);
-        for row in 0..count {
-            s.block[row * part..][..held].copy_from_slice(&s.projected[row * held..][..held]);
-        }
-        s.gathered.resize(count * part * self.ranks, 0.0);
-        self.collective.all_gather(&s.block, &mut s.gathered)?;
-        let vocabulary = self.config.vocabulary;
-        for (rank, of_rank) in s.gathered.chunks_exact(count * part).enumerate() {
-            let start = (rank * part).min(vocabulary);
-            let end = (start + part).min(vocabulary);
-            for (row, values) in of_rank.chunks_exact(part).enumerate() {
-                let out = &mut s.logits[row * vocabulary..][..vocabulary];
-                out[start..end].copy_from_slice(&values[..end - start]);
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands the stream to the next stage.
-    pub(super) fn send_to_next_stage(&mut self) -> Result<(), StepError> {
-        Ok(self.collective.send_to_next_stage(&self.scratch.stream)?)
     }
 
     /// Makes the stream, normed if there is a norm, the input of a block.

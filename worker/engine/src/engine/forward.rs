@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::ops::Range;
 
+use crate::decoder::LinkTime;
 use crate::sampling::{RowSampling, SampledRow, Sampler};
 
 /// The tokens of one step, of many sequences.
@@ -67,6 +68,12 @@ pub trait Forward: Send {
     /// What the last forward pass would have cost. None: it was a real one, and its cost is what
     /// was measured.
     fn simulated_cost(&self) -> Option<StepCost> {
+        None
+    }
+
+    /// What the last forward pass took in meeting the other ranks of its replica. None: there are
+    /// none.
+    fn link_time(&self) -> Option<LinkTime> {
         None
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub use config::{ConfigError, EngineConfig, EngineStats, PrefixCache};
 pub use forward::{Batch, Forward, Span, StepCost, Vocabulary};
 
+use crate::decoder::LinkTime;
 use crate::event::Event;
 use crate::kv::{BlockPool, KV_BLOCK_TOKENS};
 use crate::request::{Refusal, Request, RequestId};
@@ -102,6 +103,12 @@ impl Engine {
     /// the step computed for real, or had nothing to compute.
     pub fn simulated_cost(&self) -> Option<StepCost> {
         self.cost
+    }
+
+    /// What the last step's forward pass took in meeting the other ranks of the replica; None where
+    /// there are none.
+    pub fn link_time(&self) -> Option<LinkTime> {
+        self.forward.link_time()
     }
 
     /// Tokens one sequence may hold: the configured context, or the whole KV cache if smaller.

@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 /// A file's bytes, read by the system as they are touched.
 #[derive(Debug)]
@@ -31,5 +32,19 @@ impl MappedFile {
     /// The whole file.
     pub(crate) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Takes the pages of `range` out of this process's memory; they are read again when they are
+    /// touched. What has been laid out elsewhere need not be held twice. A system that cannot keeps
+    /// them.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        if let Some(map) = &self.map {
+            // SAFETY: the map is shared with the file and never written, so a page that is touched
+            // again, by whatever borrow of the bytes, holds the file's same bytes.
+            let forgotten = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            drop(forgotten);
+        }
     }
 }

@@ -51,6 +51,21 @@ impl MappedMatrix {
         let bytes = &self.file.bytes()[self.bytes.clone()];
         MatrixView::new(self.dtype, self.rows, self.columns, bytes)
     }
+
+    /// Rows `range` of the matrix, which must have them.
+    pub(crate) fn rows(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.rows, "rows of the matrix");
+        // A matrix was checked against its bytes: whole rows, and at least one block in each.
+        let row_bytes = self.bytes.len() / self.rows.max(1);
+        let first = self.bytes.start;
+        let bytes = first + range.start * row_bytes..first + range.end * row_bytes;
+        Self { file: Arc::clone(&self.file), rows: range.len(), bytes, ..*self }
+    }
+
+    /// Takes what was touched of the matrix out of memory, until it is touched again.
+    pub(crate) fn forget(&self) {
+        self.file.forget(self.bytes.clone());
+    }
 }
 
 impl Tensors {
@@ -82,11 +97,10 @@ impl Tensors {
         self.entries.values().map(|entry| entry.bytes.len() as u64).sum()
     }
 
-    /// Bytes of the weight and the bias called `name`.
-    pub(crate) fn bytes_of(&self, name: &str) -> u64 {
-        let bytes =
-            |part| self.entries.get(&format!("{name}.{part}")).map(|e| e.bytes.len() as u64);
-        ["weight", "bias"].into_iter().filter_map(bytes).sum()
+    /// Values in a block of tensor `name`; of one that is not there, or not computed on, 1.
+    pub(crate) fn block_elements(&self, name: &str) -> usize {
+        let dtype = self.entries.get(name).and_then(|entry| entry.dtype);
+        dtype.map_or(1, DType::block_elements)
     }
 
     /// Matrix `name`. Errors: no such tensor, another shape, or a format that is not computed on.
@@ -103,12 +117,23 @@ impl Tensors {
 
     /// Vector `name` as floats. Errors: as [`matrix`](Self::matrix).
     pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, WeightError> {
+        let view = self.vector_part(name, length, 0..length)?;
+        floats(&view).map_err(|source| WeightError::Layout { name: name.to_owned(), source })
+    }
+
+    /// Values `part` of vector `name` of `length` values where the file has them, as a matrix of
+    /// one row. Errors: as [`matrix`](Self::matrix), and a part that cuts a block.
+    pub(crate) fn vector_part(
+        &self,
+        name: &str,
+        length: usize,
+        part: Range<usize>,
+    ) -> Result<MatrixView<'_>, WeightError> {
         let (entry, dtype) = self.checked(name, &[length])?;
         let bytes = &self.files[entry.file].bytes()[entry.bytes.clone()];
-        let mut values = vec![0.0; length];
-        let failed = |source| WeightError::Layout { name: name.to_owned(), source };
-        dequantise(dtype, bytes, &mut values).map_err(failed)?;
-        Ok(values)
+        let view = MatrixView::new(dtype, 1, length, bytes);
+        let view = view.and_then(|view| view.slice_columns(part));
+        view.map_err(|source| WeightError::Layout { name: name.to_owned(), source })
     }
 
     fn checked(&self, name: &str, shape: &[usize]) -> Result<(&Entry, DType), WeightError> {
@@ -121,6 +146,13 @@ impl Tensors {
         let unsupported = || WeightError::Format { name: owned(), format: entry.format.clone() };
         Ok((entry, entry.dtype.ok_or_else(unsupported)?))
     }
+}
+
+/// The values of a vector's view.
+pub(crate) fn floats(view: &MatrixView<'_>) -> Result<Vec<f32>, ShapeError> {
+    let mut values = vec![0.0; view.columns()];
+    dequantise(view.dtype(), view.row(0), &mut values)?;
+    Ok(values)
 }
 
 /// A tensor that cannot be used, or files that do not hold what they should.

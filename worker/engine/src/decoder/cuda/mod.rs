@@ -91,9 +91,7 @@ impl CudaModel {
         limits: CudaLimits,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, CudaLoadError> {
-        let (config, names) = (files.config(), files.family().names);
-        let source = Source { config, names, tensors: files.tensors() };
-        Self::of_source(&source, device, pool, limits, progress)
+        Self::of_source(&Source::of(files), device, pool, limits, progress)
     }
 
     fn of_source(

@@ -1,103 +1,97 @@
-//! Several ranks of one replica in one process.
+//! Several ranks of one replica as threads of one process.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Barrier, Mutex};
-use std::thread;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::{TOKENS, ready, tiny, whole};
 use crate::config::{ModelConfig, NormPlacement};
-use crate::decoder::{Collective, CollectiveError, Shard, ShardError, SingleRank};
+use crate::decoder::{
+    Clock, Collective, Decoder, LoadError, Parallelism, RankError, Shard, ShardError,
+    ShardedDecoder, SingleRank, StepError, ThreadCollective, serve_rank,
+};
+use crate::engine::{Batch, Forward, Span};
 
-/// The tensor ranks of one stage meet at a barrier; stages are linked by channels.
-struct Link {
-    rank: usize,
-    parts: Arc<Mutex<Vec<Vec<f32>>>>,
-    barrier: Arc<Barrier>,
-    next: Option<Sender<Vec<f32>>>,
-    before: Option<Receiver<Vec<f32>>>,
+/// A clock that stands still: nothing is measured here.
+fn clock() -> Clock {
+    Arc::new(|| Duration::ZERO)
 }
 
-impl Link {
-    /// What each rank of the stage brought, in the order of ranks.
-    fn meet(&self, mine: &[f32]) -> Vec<Vec<f32>> {
-        self.parts.lock().unwrap()[self.rank] = mine.to_vec();
-        self.barrier.wait();
-        let all = self.parts.lock().unwrap().clone();
-        self.barrier.wait();
-        all
+/// Rank 0 of a replica whose other ranks are threads.
+pub(super) struct Replica {
+    first: Option<ShardedDecoder>,
+    others: Vec<JoinHandle<Result<(), RankError>>>,
+}
+
+impl Replica {
+    fn start(config: &ModelConfig, tensors: &tiny::TensorMap, parallelism: (usize, usize)) -> Self {
+        let tensors = tiny::mapped(tensors);
+        let load = |shard| tiny::load(config, &tensors, shard).unwrap();
+        Self::of(config, parallelism, &load)
+    }
+
+    /// Of ranks that `load` loads.
+    pub(super) fn of(
+        config: &ModelConfig,
+        (tensor, pipeline): (usize, usize),
+        load: &dyn Fn(Shard) -> Decoder,
+    ) -> Self {
+        let parallelism = Parallelism::new(tensor, pipeline).unwrap();
+        let mut ranks = ThreadCollective::group(parallelism, &clock()).into_iter().map(|link| {
+            let shard = Shard::of(config, parallelism, link.rank()).unwrap();
+            (load(shard), link)
+        });
+        let (decoder, link) = ranks.next().unwrap();
+        let first = ShardedDecoder::new(decoder, 3, Box::new(link)).unwrap();
+        let others = ranks.map(|(mut decoder, mut link)| {
+            thread::spawn(move || {
+                let mut kv = decoder.new_kv_pool(3).unwrap();
+                serve_rank(&mut decoder, &mut kv, &mut link, &mut |_| ())
+            })
+        });
+        let others = others.collect();
+        // Pieces so small that every stage has several of them.
+        Self { first: Some(first.with_piece_tokens_min(4)), others }
+    }
+
+    pub(super) fn logits(&mut self, batch: &Batch) -> Vec<f32> {
+        self.first.as_mut().unwrap().forward(batch).unwrap().to_vec()
+    }
+
+    pub(super) fn end(mut self) -> Vec<Result<(), RankError>> {
+        drop(self.first.take());
+        self.others.drain(..).map(|other| other.join().unwrap()).collect()
     }
 }
 
-impl Collective for Link {
-    fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
-        let all = self.meet(values);
-        for (i, value) in values.iter_mut().enumerate() {
-            *value = all.iter().map(|part| part[i]).sum();
-        }
-        Ok(())
-    }
-
-    fn all_gather(&mut self, mine: &[f32], all: &mut [f32]) -> Result<(), CollectiveError> {
-        all.copy_from_slice(&self.meet(mine).concat());
-        Ok(())
-    }
-
-    fn send_to_next_stage(&mut self, values: &[f32]) -> Result<(), CollectiveError> {
-        self.next.as_ref().unwrap().send(values.to_vec()).unwrap();
-        Ok(())
-    }
-
-    fn receive_from_stage_before(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
-        values.copy_from_slice(&self.before.as_ref().unwrap().recv().unwrap());
-        Ok(())
-    }
+fn one_rank(config: &ModelConfig) -> Vec<f32> {
+    let (_, mut decoder, mut kv) = ready(config, 5);
+    decoder.forward(&whole(&TOKENS), &mut kv, &mut SingleRank).unwrap().to_vec()
 }
 
-/// Logits of each rank of the last stage.
-fn run(config: &ModelConfig, tensor_ranks: usize, stages: usize, seed: u64) -> Vec<Vec<f32>> {
-    let tensors = tiny::mapped(&tiny::tensors(config, seed));
-    let mut befores: Vec<Option<Receiver<Vec<f32>>>> = (0..tensor_ranks).map(|_| None).collect();
-    let mut threads = Vec::new();
-    for stage in 0..stages {
-        let barrier = Arc::new(Barrier::new(tensor_ranks));
-        let parts = Arc::new(Mutex::new(vec![Vec::new(); tensor_ranks]));
-        for (rank, before) in befores.iter_mut().enumerate() {
-            let shard = Shard::of(config, (rank, tensor_ranks), (stage, stages));
-            let last = shard.last_stage;
-            let mut decoder = tiny::load(config, &tensors, shard).unwrap();
-            let (sender, receiver) = channel();
-            let (parts, barrier) = (Arc::clone(&parts), Arc::clone(&barrier));
-            let (next, before) = ((!last).then_some(sender), before.replace(receiver));
-            let mut link = Link { rank, parts, barrier, next, before };
-            threads.push((
-                last,
-                thread::spawn(move || {
-                    let mut kv = decoder.new_kv_pool(3).unwrap();
-                    decoder.forward(&whole(&TOKENS), &mut kv, &mut link).unwrap().to_vec()
-                }),
-            ));
-        }
-    }
-    let logits = threads.into_iter().map(|(last, thread)| (last, thread.join().unwrap()));
-    logits.filter(|(last, _)| *last).map(|(_, logits)| logits).collect()
+pub(super) fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn check(what: &str, (tensor_ranks, stages): (usize, usize), change: impl Fn(&mut ModelConfig)) {
+fn check(what: &str, parallelism: (usize, usize), change: impl Fn(&mut ModelConfig)) {
     let mut config = tiny::config();
     change(&mut config);
-    let (_, mut decoder, mut kv) = ready(&config, 5);
-    let one = decoder.forward(&whole(&TOKENS), &mut kv, &mut SingleRank).unwrap();
-    for logits in run(&config, tensor_ranks, stages, 5) {
-        assert_eq!(logits.len(), one.len());
-        let worst = logits.iter().zip(one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        // Partial sums of f32 values near 1 in another order: 2^-24 for each of some hundred terms,
-        // and a key or value may round to the neighbouring f16.
-        assert!(worst < 3e-3, "{what}: off by {worst}");
+    let mut replica = Replica::start(&config, &tiny::tensors(&config, 5), parallelism);
+    let found = replica.logits(&whole(&TOKENS));
+    let expected = one_rank(&config);
+    if parallelism.0 == 1 {
+        assert_eq!(found, expected, "{what}: stages change no bit");
     }
+    // Partial sums of f32 values near 1 in another order: 2^-24 for each of some hundred terms,
+    // and a key or value may round to the neighbouring f16.
+    let worst = worst(&found, &expected);
+    assert!(worst < 3e-3, "{what}: off by {worst}");
+    assert!(replica.end().iter().all(Result::is_ok), "{what}: a rank did not end well");
 }
 
 #[test]
-fn two_tensor_ranks_in_two_stages_give_one_ranks_logits() {
+fn tensor_ranks_in_stages_give_one_ranks_logits() {
     check("llama", (2, 2), |_| ());
     check("every bias", (2, 2), |c| {
         (c.attention.input_bias, c.attention.output_bias) = (true, true);
@@ -109,31 +103,158 @@ fn two_tensor_ranks_in_two_stages_give_one_ranks_logits() {
     });
     check("tied embeddings and multipliers", (2, 2), |c| {
         c.tied_embeddings = true;
-        (c.multipliers.residual, c.multipliers.logit) = (0.5, 0.3);
+        (c.multipliers.embedding, c.multipliers.residual, c.multipliers.logit) = (3.0, 0.5, 0.3);
     });
-    check("two ranks share a key-value head", (4, 1), |_| ());
-    check("stages alone", (1, 4), |_| ());
+    check("two ranks hold a key-value head", (4, 1), |_| ());
+    check("three ranks, uneven everywhere but in heads", (3, 1), |c| {
+        (c.attention.heads, c.attention.kv_heads) = (6, 3);
+    });
+    check("soft-capped logits", (2, 1), |c| c.final_softcap = Some(3.0));
 }
 
 #[test]
 fn stages_without_tensor_ranks_change_no_bit() {
+    for stages in 1..=4 {
+        check("stages alone", (1, stages), |_| ());
+    }
+    check("stages and windows", (1, 2), |c| c.layers[1].window = Some(6));
+}
+
+#[test]
+fn steps_follow_each_other_over_growing_tables() {
     let config = tiny::config();
-    let (_, mut decoder, mut kv) = ready(&config, 5);
-    let one = decoder.forward(&whole(&TOKENS), &mut kv, &mut SingleRank).unwrap();
-    assert_eq!(run(&config, 1, 3, 5), [one.to_vec()]);
+    let expected = one_rank(&config);
+    let mut replica = Replica::start(&config, &tiny::tensors(&config, 5), (1, 3));
+    let mut logits = Vec::new();
+    for (start, end) in [(0usize, 9usize), (9, 10), (10, 17), (17, 21)] {
+        let held = end.div_ceil(naru_kernels::KV_BLOCK_TOKENS);
+        let count = end - start;
+        let batch = Batch {
+            tokens: TOKENS[start..end].to_vec(),
+            spans: vec![Span {
+                tokens: 0..count,
+                position: start,
+                blocks: [2, 0, 1][..held].to_vec(),
+            }],
+            logit_rows: (0..count).collect(),
+        };
+        logits.extend(replica.logits(&batch));
+    }
+    assert_eq!(logits, expected);
+    // No rows at all: the step is over all the same, and its keys are there.
+    let batch = Batch { logit_rows: Vec::new(), ..whole(&TOKENS[..9]) };
+    assert!(replica.logits(&batch).is_empty());
+    assert!(replica.logits(&Batch::default()).is_empty());
+    let batch = super::span_of(&TOKENS, 9..21);
+    assert_eq!(replica.logits(&batch), expected[9 * config.vocabulary..]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anybody_hears_of_it() {
+    let config = tiny::config();
+    let mut replica = Replica::start(&config, &tiny::tensors(&config, 5), (2, 2));
+    let first = replica.first.as_mut().unwrap();
+    let mut batch = whole(&TOKENS);
+    batch.tokens[4] = 51;
+    let error = first.forward(&batch).unwrap_err();
+    assert_eq!(error.to_string(), "token 51 at place 4 of the batch: the vocabulary has 51");
+    let mut batch = whole(&TOKENS);
+    batch.spans[0].blocks[1] = 3;
+    assert!(first.forward(&batch).is_err());
+    let logits = replica.logits(&whole(&TOKENS));
+    assert!(worst(&logits, &one_rank(&config)) < 3e-3, "the ranks are still together");
+    assert!(replica.end().iter().all(Result::is_ok));
+}
+
+/// A rank with fewer blocks than rank 0 cannot follow it: everybody says so, and nobody hangs.
+#[test]
+fn a_rank_that_fails_parts_them_all() {
+    let config = tiny::config();
+    let parallelism = Parallelism::new(2, 2).unwrap();
+    let tensors = tiny::mapped(&tiny::tensors(&config, 5));
+    for failing in 1..4 {
+        let mut links = ThreadCollective::group(parallelism, &clock()).into_iter();
+        let load = |rank| {
+            let shard = Shard::of(&config, parallelism, rank).unwrap();
+            tiny::load(&config, &tensors, shard).unwrap()
+        };
+        let mut first = ShardedDecoder::new(load(0), 3, Box::new(links.next().unwrap())).unwrap();
+        let others: Vec<_> = links
+            .map(|mut link| {
+                let mut decoder = load(link.rank());
+                thread::spawn(move || {
+                    let blocks = if link.rank() == failing { 2 } else { 3 };
+                    let mut kv = decoder.new_kv_pool(blocks).unwrap();
+                    serve_rank(&mut decoder, &mut kv, &mut link, &mut |_| ())
+                })
+            })
+            .collect();
+        let error = first.forward(&whole(&TOKENS)).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("rank {failing} is lost")), "{error}");
+        let source = error.source().unwrap().to_string();
+        assert_eq!(source, "computing the step: the batch cannot be: span 0 names block 2 of 2");
+        let again = first.forward(&whole(&TOKENS)).unwrap_err();
+        assert!(matches!(again.downcast_ref::<StepError>(), Some(StepError::Parted)));
+        for (index, other) in others.into_iter().enumerate() {
+            let error = other.join().unwrap().unwrap_err();
+            match error {
+                RankError::Step(StepError::Batch { .. }) => assert_eq!(index + 1, failing),
+                RankError::Step(StepError::Collective(lost)) | RankError::Collective(lost) => {
+                    assert_eq!(lost.rank, failing);
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_is_gone_is_an_error_at_the_next_step() {
+    let config = tiny::config();
+    for parallelism in [(2, 1), (1, 2)] {
+        let (tensor, pipeline) = parallelism;
+        let parallelism = Parallelism::new(tensor, pipeline).unwrap();
+        let mut links = ThreadCollective::group(parallelism, &clock());
+        let shard = Shard::of(&config, parallelism, 0).unwrap();
+        let tensors = tiny::mapped(&tiny::tensors(&config, 5));
+        let decoder = tiny::load(&config, &tensors, shard).unwrap();
+        let gone = links.pop().unwrap();
+        let mut first = ShardedDecoder::new(decoder, 3, Box::new(links.pop().unwrap())).unwrap();
+        let panics = thread::spawn(move || {
+            let _held = gone;
+            panic!("as a test");
+        });
+        assert!(panics.join().is_err());
+        let error = first.forward(&whole(&TOKENS)).unwrap_err();
+        assert!(error.to_string().starts_with("rank 1 is lost"), "{error}");
+        assert_eq!(error.source().unwrap().to_string(), "its thread panicked");
+    }
 }
 
 #[test]
 fn shards_that_cannot_be_are_refused() {
     let config = tiny::config();
-    let check = |shard: Shard, expected: &str| {
-        let error: ShardError = shard.cut(&config).unwrap_err();
-        assert_eq!(error.to_string(), expected);
-    };
-    let whole = Shard::whole(&config);
-    check(Shard { layers: 0..5, ..whole.clone() }, "layers 0..5 of a model of 4");
-    check(Shard { layers: 2..2, ..whole.clone() }, "layers 2..2 of a model of 4");
-    check(Shard { tensor_rank: 2, tensor_ranks: 2, ..whole.clone() }, "tensor rank 2 of 2");
-    let three = Shard { tensor_ranks: 3, ..whole };
-    check(three, "4 attention heads cannot be shared evenly by 3 tensor ranks");
+    let parallelism = |tensor, pipeline| Parallelism::new(tensor, pipeline).unwrap();
+    let of = |parallelism, rank| Shard::of(&config, parallelism, rank);
+    let error = of(parallelism(1, 5), 0).unwrap_err().to_string();
+    assert_eq!(error, "pipeline 5: the model has 4 layers; splits that work: 1 to 4");
+    assert_eq!(of(parallelism(2, 1), 2).unwrap_err().to_string(), "rank 2 of 2");
+    let tensors = tiny::mapped(&tiny::tensors(&config, 5));
+    let three = of(parallelism(3, 1), 0).unwrap();
+    let error = tiny::load(&config, &tensors, three).err().unwrap();
+    let LoadError::Shard(error @ ShardError::Tensor { .. }) = error else { panic!("{error}") };
+    let expected = "tensor 3: 3 ranks cannot share 4 query heads evenly; splits that work: 1, 2, 4";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_replica_of_one_has_nobody_to_meet() {
+    let mut values = vec![1.0];
+    SingleRank.all_reduce_sum(&mut values).unwrap();
+    assert_eq!(values, [1.0]);
+    assert!(SingleRank.broadcast(b"plan").is_ok());
+    assert!(SingleRank.receive_broadcast(&mut Vec::new()).is_err());
+    assert!(
+        SingleRank.send(1, &mut values).is_err() && SingleRank.receive(1, &mut values).is_err()
+    );
 }
