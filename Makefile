@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check kernels bench bench-kubernetes bench-weights soak fuzz models fixtures clients images cluster cluster-down
+.PHONY: help up test check kernels bench bench-kubernetes bench-weights soak fuzz models fixtures clients images bundle cluster cluster-down
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -63,6 +63,15 @@ images: kernels ## the operator, gateway and worker images as one archive, and t
 	cargo build --release -p naru -p naru-worker
 	@python3 charts/images/pack.py --binaries $(TARGET)/release --out $(TARGET)/images
 
+bundle: kernels ## all that an installation without internet needs, signed; KEY=minisign.key, MODEL=a file, a directory or none
+	@tests/prerequisites.sh
+	cargo build --release -p naru -p naru-worker
+	@python=$$(tests/python.sh bundle charts/bundle/requirements.txt) && \
+	$(if $(MODEL),,"$$python" tests/models/fetch.py smollm2 && )\
+	"$$python" charts/bundle/build.py --binaries $(TARGET)/release --out $(TARGET)/bundle \
+	$(if $(KEY),--key "$(KEY)") \
+	$(if $(filter none,$(MODEL)),,--model "$(or $(MODEL),$(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf)")
+
 cluster: ## bring up a real Kubernetes of two nodes on this machine (root), and print what to export
 	@tests/prerequisites.sh
 	@tests/cluster/ctl up
@@ -70,12 +79,12 @@ cluster: ## bring up a real Kubernetes of two nodes on this machine (root), and 
 cluster-down: ## take it down, and leave nothing of it
 	@tests/cluster/ctl down
 
-soak: models ## five minutes of 64 streams with random cancellations, and every party lost in the middle of every phase
+soak: models ## five minutes of 64 streams with random cancellations, upgrades there and back, and every party lost in the middle of every phase
 	@tests/cluster/ctl build
 	cargo build --release -p naru -p naru-worker
 	@python=$$(tests/python.sh tests tests/requirements.txt) && export NARU_BINARIES=$(TARGET)/release && \
 	NARU_SOAK_SECONDS=300 "$$python" -m pytest $(PYTEST) -s tests/processes/test_soak.py && \
-	"$$python" -m pytest $(PYTEST) -s tests/kubernetes/soak.py
+	"$$python" -m pytest $(PYTEST) -s tests/kubernetes/test_an_upgrade.py tests/kubernetes/soak.py
 
 fuzz: ## fuzz each target for ten minutes
 	@tests/prerequisites.sh

@@ -98,6 +98,7 @@ def test_a_value_that_does_not_exist_is_refused(helm, setting, field):
         ("webhook.failurePolicy=Maybe", "webhook.failurePolicy"),
         ("gateway.drainSeconds=-1", "gateway.drainSeconds"),
         ("gateway.service.type=Anywhere", "gateway.service.type"),
+        ("gateway.tls.secretName=A_b", "gateway.tls.secretName"),
         ("operator.replicas=6", "operator.replicas"),
         ("operator.extraEnv[0].value=x", "operator.extraEnv.0"),
         ("webhook.timeoutSeconds=31", "webhook.timeoutSeconds"),
@@ -146,8 +147,34 @@ def test_no_service_shows_metrics_to_the_world(helm):
     assert scraped == {"ops"}
 
 
-def test_pods_keep_to_the_restricted_standard(helm):
-    for name, pod in pods(helm.template("naru")).items():
+def test_gateways_that_end_tls_themselves(helm):
+    """The Secret is mounted whole and read-only; Service and notes say https; probes stay where they were."""
+    plain, shown = (helm.template("naru", *given) for given in ([], options("gateway.tls.secretName=door-tls")))
+    [port] = by_kind(shown, "Service")["naru-gateway"]["spec"]["ports"]
+    assert port == {"name": "https", "port": 443, "targetPort": "https", "appProtocol": "https"}
+    [port] = by_kind(plain, "Service")["naru-gateway"]["spec"]["ports"]
+    assert port == {"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}
+    pod, before = pods(shown)["naru-gateway"], pods(plain)["naru-gateway"]
+    [container], [container_before] = pod["containers"], before["containers"]
+    more = [argument for argument in container["args"] if argument not in container_before["args"]]
+    assert more == ["--tls-cert=/etc/naru/door/tls.crt", "--tls-key=/etc/naru/door/tls.key"]
+    assert {"name": "door", "mountPath": "/etc/naru/door", "readOnly": True} in container["volumeMounts"]
+    [door] = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "door"]
+    assert (door["secretName"], door["defaultMode"]) == ("door-tls", 0o440)
+    assert {"name": "https", "containerPort": 8080} in container["ports"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe] == container_before[probe]
+
+
+@pytest.mark.parametrize("door", ["ingress.enabled=true", "httpRoute.enabled=true,door.httpRoute.parents[0].name=front"])
+def test_tls_ends_at_one_place(helm, door):
+    both = options("gateway.tls.secretName=door-tls", f"door.host=api.example.com,door.{door}")
+    assert "TLS ends at the gateways or in front of them" in helm.refusal("naru", *both)
+
+
+@pytest.mark.parametrize("given", [[], ["gateway.tls.secretName=door-tls"]])
+def test_pods_keep_to_the_restricted_standard(helm, given):
+    for name, pod in pods(helm.template("naru", *options(*given))).items():
         security = pod["securityContext"]
         assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 65532), name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name

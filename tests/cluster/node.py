@@ -27,6 +27,9 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni}"
     conf_dir = "{directory}/cni"
+  # Where registries are, for tests that have one: a folder for each, with a hosts.toml, read at each pull.
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{directory}/registries"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
@@ -113,6 +116,11 @@ class Node:
     def load(self, archive):
         """Brings the images of an archive (OCI or Docker) into the containerd, and returns their names."""
         return re.findall(r"^unpacking (\S+) ", self._ctr("image", "import", archive), re.MULTILINE)
+
+    def rename_image(self, name, other):
+        """Has an image be called otherwise; pods that run from it go on."""
+        self._ctr("image", "tag", name, other)
+        self._ctr("image", "remove", name)
 
     def wait_ready(self):
         """Waits until the API server knows the node as Ready."""

@@ -109,3 +109,21 @@ current-context: naru-test
 
 def alternatives(names, addresses):
     return ",".join([f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses])
+
+
+def shown(directory, name, hosts):
+    """An authority of its own for a certificate of hosts: the files of it, of the certificate and of its key."""
+    ca, ca_key, certificate, key, settings = (
+        directory / f"{name}{kind}" for kind in ("-ca.crt", "-ca.key", ".crt", ".key", ".cnf")
+    )
+    settings.write_text(CONFIGURATION)
+    start = ["openssl", "req", "-x509", "-config", settings, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    start += ["-nodes", "-days", "30"]
+    root = ["-subj", f"/CN={name} authority", "-keyout", ca_key, "-out", ca]
+    root += ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]
+    leaf = ["-subj", f"/CN={hosts[0]}", "-keyout", key, "-out", certificate, "-CA", ca, "-CAkey", ca_key]
+    leaf += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={alternatives(hosts, [])}"]
+    leaf += ["-addext", "subjectKeyIdentifier=hash", "-addext", "authorityKeyIdentifier=keyid"]
+    for options in (root, leaf):
+        subprocess.run(start + options, check=True, capture_output=True)
+    return ca, certificate, key

@@ -78,9 +78,8 @@ def main():
     from platform_under_test import Platform
 
     with lifecycle.fresh(programs.ensure()) as cluster, tempfile.TemporaryDirectory() as directory:
-        archive, _ = pack.pack(options.binaries, Path(directory), pack.workspace_version(), compression=1)
-        cluster.load(archive)
-        naru = Platform(cluster, directory, pack.workspace_version())
+        naru = Platform(cluster, directory)
+        naru.load_images(options.binaries, pack.workspace_version())
         naru.authority = weights.serve(cluster, Path(directory))
         naru.install()
         naru.admit_tenant()

@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import pack
 import yaml
 
+import released
 import serving
 import weights
 from serving import REPOSITORY, until
@@ -20,13 +22,18 @@ SIMULATED = "simulated"
 TENANT = "saudi"
 MODEL = "smollm2"
 SELECTOR = f"naru.dev/model-deployment={MODEL}"
+# The pods of a naru, by the label app.kubernetes.io/name.
+PARTS = ("naru-operator", "naru-gateway", "naru-worker")
+PRESENT = {chart: REPOSITORY / "charts" / chart for chart in released.CHARTS}
+RELEASED = {chart: released.package(chart) for chart in released.CHARTS}
+EXCHANGED_SECONDS_MAX = 240
 
 
 class Platform:
     """The release, the tenant's key, and the model deployment under test."""
 
-    def __init__(self, cluster, directory, version):
-        self.cluster, self.directory, self.version = cluster, Path(directory), version
+    def __init__(self, cluster, directory):
+        self.cluster, self.directory = cluster, Path(directory)
         self.key = None
         self.authority = None
 
@@ -36,28 +43,69 @@ class Platform:
     def get(self, *arguments, namespace=NAMESPACE):
         return json.loads(self.kubectl("get", *arguments, f"--namespace={namespace}", "--output=json"))
 
-    def install(self, *options):
-        """What a platform team does: two charts."""
+    def load_images(self, binaries, version):
+        """Brings the images of binaries to the nodes, under a version's tag."""
+        archive, _ = pack.pack(binaries, self.directory, version, compression=1)
+        self.cluster.load(archive)
+        archive.unlink()
+
+    def install(self, charts=PRESENT):
+        """What a platform team does: two charts. Definitions that others left are gone before."""
+        self.forget_definitions()
         self.make_namespace(SYSTEM)
-        for chart in ("naru-crds", "naru"):
-            chosen = ["--set=image.pullPolicy=Never", *options] if chart == "naru" else []
-            path = REPOSITORY / "charts" / chart
-            # Other tests may have left the definitions there.
-            how = ["upgrade", "--install", "--take-ownership", "--wait", "--timeout=90s"]
-            self.cluster.helm(*how, chart, path, f"--namespace={SYSTEM}", *chosen)
+        self.cluster.helm("install", "naru-crds", charts["naru-crds"])
+        how = ["upgrade", "--install", "--wait", "--timeout=90s", "--set=image.pullPolicy=Never"]
+        self.cluster.helm(*how, "naru", charts["naru"], f"--namespace={SYSTEM}")
+
+    def forget_definitions(self):
+        for namespace in ("default", SYSTEM):
+            self.cluster.helm("uninstall", "naru-crds", f"--namespace={namespace}", "--ignore-not-found")
+        names = [f"{kind}.naru.dev" for kind in ("modeldeployments", "tenants", "powerbudgets")]
+        self.kubectl("delete", "crds", *names, "--ignore-not-found", "--timeout=60s")
+
+    def versions(self):
+        """The tags of the images of all pods, those on their way out too: {part: {tag}}."""
+        selector = f"--selector=app.kubernetes.io/name in ({','.join(PARTS)})"
+        pods = json.loads(self.kubectl("get", "pods", "--all-namespaces", selector, "--output=json"))["items"]
+        found = {part: set() for part in PARTS}
+        for pod in pods:
+            [container] = pod["spec"]["containers"]
+            found[pod["metadata"]["labels"]["app.kubernetes.io/name"]].add(container["image"].rpartition(":")[2])
+        return found
+
+    def is_of(self, version):
+        """Whether everything that runs is of this version, and of no other."""
+        return all(tags == {version} for tags in self.versions().values())
+
+    def upgrade_charts(self):
+        """From the last release to this checkout; returns when every pod is of it."""
+        self._as_documented("upgrade", pack.workspace_version())
+
+    def roll_back(self):
+        """From this checkout to the last release, unless anything else was upgraded in between."""
+        self._as_documented("rollback", released.version())
+
+    def _as_documented(self, verb, version):
+        """Runs the commands of docs/operating.md from the root of the repository."""
+        commands = re.findall(f"^helm {verb} .+$", (REPOSITORY / "docs/operating.md").read_text(), re.MULTILINE)
+        assert commands, f"docs/operating.md has no helm {verb}"
+        for command in commands:
+            words = [REPOSITORY / word if word.startswith("charts/") else word for word in command.split()[1:]]
+            self.cluster.helm(*words)
+        until(lambda: self.is_of(version), f"every pod is of {version}", EXCHANGED_SECONDS_MAX)
 
     def upgrade(self, *options):
         """Other values for what is installed; returns when it runs so."""
-        path = REPOSITORY / "charts" / "naru"
-        how = ["upgrade", "--reuse-values", "--wait", "--timeout=90s"]
-        self.cluster.helm(*how, "naru", path, f"--namespace={SYSTEM}", *options)
+        how = ["upgrade", "--reset-then-reuse-values", "--wait", "--timeout=90s"]
+        self.cluster.helm(*how, "naru", PRESENT["naru"], f"--namespace={SYSTEM}", *options)
 
     def remove(self):
-        """What a platform team does in the end: wishes first, then the release; the definitions may stay."""
+        """What a platform team does in the end: wishes first, then the release, then the definitions."""
         self.kubectl("delete", "modeldeployments", "--all", "--all-namespaces", "--timeout=90s")
         self.kubectl("delete", "tenants", "--all", "--timeout=60s")
         self.cluster.helm("uninstall", "naru", f"--namespace={SYSTEM}", "--wait", "--timeout=90s")
         self.kubectl("delete", "namespace", NAMESPACE, SIMULATED, weights.NAMESPACE, "--timeout=120s")
+        self.forget_definitions()
 
     def make_namespace(self, name):
         """A namespace in which nothing may run that the strictest of the standards refuses."""
@@ -121,6 +169,16 @@ class Platform:
             return ready == wished == len(pods) and all(map(is_ready, pods))
 
         until(settled, f"{wished} replicas of {name}", seconds)
+
+    def count_devices(self, node, resource, number):
+        """What a device plugin does by way of the kubelet; without a number the node has counted none."""
+        there = resource in self.get("node", node)["status"]["capacity"]
+        if number is None and not there:
+            return
+        places = [f"/status/{part}/{resource.replace('/', '~1')}" for part in ("capacity", "allocatable")]
+        patch = [{"op": "remove", "path": place} if number is None else {"op": "add", "path": place, "value": number}
+                 for place in places]  # fmt: skip
+        self.kubectl("patch", "node", node, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")
 
     def owned(self):
         """Everything in the namespace but Events, of every kind that the API server lists."""

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from cluster.failure import Failed
 from end_state import end_state
+from load import Load
 from platform_under_test import SIMULATED, SYSTEM, is_ready, simulated
 from pod_processes import GATEWAY, OPERATOR, SEED, WORKER, kill, moment, processes
 from release import gateways, operators, until_one_leads
@@ -24,6 +25,8 @@ URI = "sim://default?load-seconds=1"
 # A phase without faults takes little longer.
 PHASE_SECONDS = 3
 CONVERGE_SECONDS_MAX = 240
+# Answers under load, every one of them compared.
+REQUESTS = 200
 PARTS = {"naru-operator": OPERATOR, "naru-gateway": GATEWAY}
 
 pytestmark = [pytest.mark.control, pytest.mark.timeout(900)]
@@ -133,6 +136,14 @@ def is_settled(naru, phase):
     is_new = phase.name != "another template" or all("512" in str(each["spec"]) for each in found)
     ready = naru.status(MODEL, SIMULATED).get("readyReplicas", 0)
     return is_new and len(found) == 2 * phase.after == 2 * ready and all(map(is_ready, pods))
+
+
+def test_the_last_release_comes_back_and_goes_again(naru):
+    with Load(naru, "smollm2", REQUESTS) as load:
+        naru.roll_back()
+        naru.upgrade_charts()
+    load.judge()
+    naru.until_replicas(1)
 
 
 @pytest.mark.parametrize("part", PARTS)

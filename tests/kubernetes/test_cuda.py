@@ -1,7 +1,6 @@
 """Backend cuda on a node that only says it has GPUs: what pods get, and what is said where none is of use."""
 
 import contextlib
-import json
 import time
 
 import pytest
@@ -25,22 +24,15 @@ def gpus(naru):
     naru.make_namespace(NAMESPACE)
     handler = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": RUNTIME}, "handler": "runc"}
     naru.apply(handler)
-    count(naru, "add", "2")
+    naru.count_devices(NODE, GPU, "2")
     naru.kubectl("label", "node", NODE, f"{GPU}.product={PRODUCT}")
     naru.kubectl("taint", "node", NODE, TAINT)
     yield naru
     naru.kubectl("taint", "node", NODE, f"{TAINT}-")
     naru.kubectl("label", "node", NODE, f"{GPU}.product-")
-    count(naru, "remove")
+    naru.count_devices(NODE, GPU, None)
     naru.kubectl("delete", "namespace", NAMESPACE, "--timeout=120s")
     naru.kubectl("delete", "runtimeclass", RUNTIME)
-
-
-def count(naru, how, number=None):
-    """What a device plugin does by way of the kubelet."""
-    places = [f"/status/{part}/{GPU.replace('/', '~1')}" for part in ("capacity", "allocatable")]
-    patch = [{"op": how, "path": place} | ({"value": number} if number else {}) for place in places]
-    naru.kubectl("patch", "node", NODE, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")
 
 
 def accelerated(name, replicas=1, **accelerator):

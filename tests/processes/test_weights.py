@@ -197,6 +197,29 @@ def test_other_bytes_than_wished_are_not_served(tmp_path, content):
     server.stop()
 
 
+def test_what_breaks_off_is_thrown_away_so_that_a_whole_file_is_found(tmp_path, content):
+    """Half a file, and a page in the place of one; then the file itself, at the same address."""
+    server = Counting(content[: len(content) // 2])
+    for spoilt in (server.content, b"<html>log in first</html>" * 100):
+        server.content = spoilt
+        code, fault, message = last_words(serve(tmp_path, server.url))
+        assert (code, fault) == (1, "WEIGHTS_FAULT_CORRUPT"), message
+        assert "thrown away" in message and weights_in(tmp_path) == [], message
+    server.content = content
+    worker = serve(tmp_path, server.url)
+    assert answers(worker)
+    assert worker.stop() == 0
+    server.stop()
+
+
+def test_what_was_not_fetched_is_left_where_it_is(tmp_path, content):
+    path = tmp_path / "half.gguf"
+    path.write_bytes(content[: len(content) // 2])
+    code, fault, message = last_words(serve(tmp_path, path))
+    assert (code, fault) == (1, None) and "thrown away" not in message, message
+    assert path.exists()
+
+
 def test_a_full_disk_is_known_before_anything_is_fetched(tmp_path, content):
     server = Counting(content)
     cache = tmp_path / "small"

@@ -35,6 +35,15 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* What clients speak with the gateways, and the port of the Service for it. */}}
+{{- define "naru.scheme" -}}
+{{ ternary "https" "http" (ne .Values.gateway.tls.secretName "") }}
+{{- end }}
+
+{{- define "naru.port" -}}
+{{ .Values.gateway.service.port | default (ternary 443 80 (ne .Values.gateway.tls.secretName "")) }}
+{{- end }}
+
 {{/* Where and how a pod runs, as the values say; call with .Values.operator or .Values.gateway. */}}
 {{- define "naru.scheduling" -}}
 {{- with .priorityClassName }}

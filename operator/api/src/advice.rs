@@ -119,7 +119,8 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
     (
         Reason::Refused,
         "The cluster refuses to make a replica (an admission rule, a limit of the namespace, a \
-         missing right). It is tried again.",
+         missing right), or its node to start it (a runtime class whose handler it lacks, a \
+         network that fails). It is tried again.",
         "Do what the message asks for.",
         EVENTS,
     ),
@@ -163,8 +164,8 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
     ),
     (
         Reason::WeightsCorrupt,
-        "The weights are other bytes than model.sha256, or their publisher, says. They were \
-         thrown away, and are fetched again after a wait.",
+        "The weights are other bytes than model.sha256, or their publisher, says, or break off in \
+         the middle. What was fetched was thrown away, and is fetched again after a wait.",
         "Correct model.sha256, or upload the weights again.",
         SPEC,
     ),

@@ -6,9 +6,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use naru_plan::power::PowerWish;
 use naru_plan::{
     Amounts, Backend, BudgetName, Bytes, DeploymentName, Desired, EngineLimits, LabelValue,
-    Millicores, Millis, ModelSource, ModelUri, ObjectName, PrefixCache, ReplicaCount, ResourceName,
-    ScalingWish, ServedName, ServedNames, Sha256, Strategy, Template, TenantName, Threads,
-    TokenCount, Watts, ZoneName,
+    Millicores, Millis, ModelSource, ModelUri, ObjectName, PrefixCache, Program, ReplicaCount,
+    ResourceName, ScalingWish, ServedName, ServedNames, Sha256, Strategy, Template, TenantName,
+    Threads, TokenCount, Watts, ZoneName,
 };
 
 use crate::accelerator::Accelerator;
@@ -78,6 +78,7 @@ fn parse_template(
         resources,
         zones,
         overlay: spec.pod_template.as_ref().map(PodTemplate::to_overlay).unwrap_or_default(),
+        program: Program::default(),
     })
 }
 

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use naru_gateway::{FollowConfig, Follower, Gateway, KeyRule, Limits, Reach, bind};
-use naru_gateway::{ops_router, serve};
+use naru_gateway::{Entrance, FollowConfig, Follower, Gateway, KeyRule, Limits, Reach};
+use naru_gateway::{bind, ops_router, serve};
 use naru_protocol::tls::{Identity, Role};
 use naru_protocol::{Snapshot, SnapshotVersion};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::entrance;
 use crate::failure::Failure;
+use crate::process;
 use crate::setup::{self, OPS_DRAIN};
 use crate::signals::Signals;
 
@@ -21,6 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   naru gateway --operator naru-operator.naru-system.svc:8001
   naru gateway --operator 10.0.0.7:8001 --operator 10.0.0.8:8001 --data-dir /tmp/gateway
+  naru gateway --operator 10.0.0.7:8001 --listen 0.0.0.0:443 --tls-cert tls.crt --tls-key tls.key
 
 Follows the leader among the operators and serves on by the last snapshot when none can be
 reached, also after a restart. SIGTERM drains: /readyz says no at once, connections are taken for
@@ -47,6 +50,8 @@ pub(crate) struct Arguments {
     /// Where the OpenAI API listens
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     listen: String,
+    #[command(flatten)]
+    entrance: entrance::Arguments,
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     ops_listen: String,
@@ -80,10 +85,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     for operator in &arguments.operators {
         check_operator(operator).map_err(Failure::BadUsage)?;
     }
+    let certificate = arguments.entrance.certificate()?;
     setup::run("naru-gateway", None, async {
         let refused = |error| Failure::listening("--listen", error);
         let (api, keys) = bind(&arguments.listen, Reach::Anywhere).await.map_err(refused)?;
         let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
+        let (api, _) = entrance::at(api, certificate);
         let identity = identify(&arguments).map_err(Failure::Failed)?;
         FrontDoor { identity, arguments, api, keys, ops }.run().await.map_err(Failure::Failed)
     })
@@ -111,7 +118,7 @@ fn identify(arguments: &Arguments) -> anyhow::Result<Option<Arc<Identity>>> {
 struct FrontDoor {
     identity: Option<Arc<Identity>>,
     arguments: Arguments,
-    api: TcpListener,
+    api: Entrance,
     keys: KeyRule,
     ops: TcpListener,
 }
@@ -132,6 +139,7 @@ impl FrontDoor {
         let limits = Limits { wait, ..Limits::default() };
         let gateway = Gateway::with_identity(snapshots.clone(), keys, limits, identity);
         let gateway = gateway.context("setting metrics up")?;
+        process::register(gateway.registry()).context("setting metrics up")?;
         let pages = ops_router(gateway.clone(), ready);
         let ops = tokio::spawn(serve(gateway.clone(), pages, ops, ops_stops));
         let router = gateway.router();

@@ -1,11 +1,13 @@
 //! The one control binary: it only wires.
 
 mod completions;
+mod entrance;
 mod failure;
 mod gateway;
 mod key;
 mod logs;
 mod operator;
+mod process;
 mod setup;
 mod signals;
 mod status;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::failure::{Failure, then_try};
+use crate::process;
 use crate::setup;
 use crate::signals::Signals;
 use crate::trust::{self, Trust};
@@ -110,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         })?;
         let ops = setup::listen("--ops-listen", arguments.ops_listen).await?;
         let trust = Trust::new(&arguments.trust, &arguments.namespace).await?;
-        let metrics = Metrics::new().context("setting metrics up").map_err(Failure::Failed)?;
+        let metrics = metrics().context("setting metrics up").map_err(Failure::Failed)?;
         let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
         let identity = Identity::of_process(pod.as_deref());
         let candidate =
@@ -133,6 +134,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             .await
             .map_err(Failure::Failed)
     })
+}
+
+fn metrics() -> anyhow::Result<Metrics> {
+    let metrics = Metrics::new()?;
+    process::register(metrics.registry())?;
+    Ok(metrics)
 }
 
 /// Whom this operator talks to, besides the API server and members.

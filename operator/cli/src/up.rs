@@ -9,14 +9,16 @@ use anyhow::Context;
 use naru_api::Wishes;
 use naru_controller::machine::{DataDir, Machine, MachineConfig, WishFiles};
 use naru_controller::{Controls, Outputs, PowerMetrics, Readiness};
-use naru_gateway::{Gateway, KeyRule, Limits, Reach, bind, ops_router, serve};
+use naru_gateway::{Entrance, Gateway, KeyRule, Limits, Reach, bind, ops_router, serve};
 use naru_plan::Millis;
 use naru_protocol::Snapshot;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::entrance;
 use crate::failure::Failure;
+use crate::process;
 use crate::setup::{self, OPS_DRAIN};
 use crate::signals::Signals;
 
@@ -45,6 +47,8 @@ pub(crate) struct Arguments {
     /// Where the OpenAI API listens; without a Tenant a loopback address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: String,
+    #[command(flatten)]
+    entrance: entrance::Arguments,
     /// Where /metrics, /healthz and /readyz listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     ops_listen: String,
@@ -57,6 +61,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     crate::logs::init();
     let worker = find_worker().map_err(Failure::BadUsage)?;
+    let certificate = arguments.entrance.certificate()?;
     let (files, wishes) = WishFiles::open(arguments.files).map_err(Failure::usage)?;
     let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let data_dir = arguments
@@ -71,7 +76,12 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         let refused = |error| Failure::listening("--listen", error);
         let (api, keys) = bind(&arguments.listen, reach).await.map_err(refused)?;
         let ops = setup::listen("--ops-listen", &arguments.ops_listen).await?;
-        Platform { machine, files, wishes, api, keys, ops }.run().await.map_err(Failure::Failed)
+        let address = api.local_addr().context("reading the address of the API");
+        let address = address.map_err(Failure::Failed)?;
+        let (api, scheme) = entrance::at(api, certificate);
+        let url = format!("{scheme}://{address}/v1");
+        let platform = Platform { machine, files, wishes, api, url, keys, ops };
+        platform.run().await.map_err(Failure::Failed)
     })
 }
 
@@ -97,15 +107,16 @@ struct Platform {
     machine: MachineConfig,
     files: WishFiles,
     wishes: Wishes,
-    api: TcpListener,
+    api: Entrance,
+    /// Where the API is.
+    url: String,
     keys: KeyRule,
     ops: TcpListener,
 }
 
 impl Platform {
     async fn run(self) -> anyhow::Result<()> {
-        let Self { machine, files, wishes, api, keys, ops } = self;
-        let address = api.local_addr().context("reading the address of the API")?;
+        let Self { machine, files, wishes, api, url, keys, ops } = self;
         let (wishes, wished) = watch::channel(Arc::new(wishes));
         let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let (readiness, ready) = watch::channel(Err("starting".to_owned()));
@@ -116,6 +127,7 @@ impl Platform {
 
         let gateway = Gateway::new(snapshot, keys, Limits::default());
         let gateway = gateway.context("setting metrics up")?;
+        process::register(gateway.registry()).context("setting metrics up")?;
         let power = PowerMetrics::register(gateway.registry()).context("setting metrics up")?;
         let pages = ops_router(gateway.clone(), ready.clone());
         let ops = tokio::spawn(serve(gateway.clone(), pages, ops, ops_stops));
@@ -126,7 +138,7 @@ impl Platform {
         let world = Machine::new(machine, power);
         let workers = tokio::spawn(naru_controller::run(world, controls, outputs));
         let files = tokio::spawn(files.watch(wishes));
-        tokio::spawn(announce(ready, format!("ready http://{address}/v1")));
+        tokio::spawn(announce(ready, format!("ready {url}")));
 
         signals.next().await;
         let drain =

@@ -102,6 +102,11 @@ impl Gateway {
             .with_state(self.clone())
     }
 
+    /// Refuses a request before anything of it was looked at.
+    pub(crate) fn refuse(&self, headers: &HeaderMap, error: &ApiError) -> Response<Body> {
+        Refusal::of(headers).answer(self, error)
+    }
+
     pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
         self.inner.identity.as_ref()
     }

@@ -15,8 +15,15 @@ pub struct Limits {
     pub header_read: Duration,
     /// A client that takes nothing of its answer for this long is dropped.
     pub write_stall: Duration,
-    /// Connections open at one time; more wait to be accepted.
+    /// Connections open at one time, and requests on those of HTTP/2; more connections wait to be
+    /// accepted, more requests are refused.
     pub connections_max: usize,
+    /// Requests at one time on one connection of HTTP/2.
+    pub streams_max: u32,
+    /// Time for a client to agree on TLS.
+    pub handshake: Duration,
+    /// Handshakes at one time, of clients that have begun theirs; more wait within that time.
+    pub handshakes_max: usize,
     /// Requests waiting for an endpoint at one time; more are refused.
     pub waiting_max: usize,
     /// Longest wait of one request for an endpoint.
@@ -36,6 +43,9 @@ impl Default for Limits {
             header_read: Duration::from_secs(10),
             write_stall: Duration::from_secs(60),
             connections_max: 4096,
+            streams_max: 100,
+            handshake: Duration::from_secs(10),
+            handshakes_max: 256,
             waiting_max: 1024,
             wait: Duration::from_secs(60),
             attempts_max: 8,

@@ -1,7 +1,9 @@
-//! Which addresses the gateway may listen on.
+//! Which addresses the gateway may listen on, and what it speaks there.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use naru_protocol::tls::Certificate;
 use tokio::net::{TcpListener, lookup_host};
 
 use crate::keys::KeyRule;
@@ -45,6 +47,25 @@ pub enum Reach {
     ThisMachine,
     /// Whoever can reach it; they need keys.
     Anywhere,
+}
+
+/// Where clients come in.
+pub struct Entrance {
+    pub(crate) listener: TcpListener,
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+impl Entrance {
+    /// Over TLS with a certificate, which is followed then; else plain.
+    pub fn new(listener: TcpListener, certificate: Option<Certificate>) -> Self {
+        Self { listener, certificate: certificate.map(Arc::new) }
+    }
+}
+
+impl From<TcpListener> for Entrance {
+    fn from(listener: TcpListener) -> Self {
+        Self::new(listener, None)
+    }
 }
 
 /// Listens on `address` (`HOST:PORT`), and says who needs a key there.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use naru_protocol::tls::Handshake;
 use prometheus::{
     Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
@@ -42,6 +43,8 @@ pub(crate) struct Metrics {
     ready: IntGaugeVec,
     held: HeldMetrics,
     certificate: IntGaugeVec,
+    handshakes_failed: IntCounterVec,
+    certificates_refused: IntCounter,
 }
 
 /// What is told of the snapshot that is held.
@@ -103,6 +106,15 @@ impl Metrics {
                 ),
                 &["role"],
             )?)?,
+            handshakes_failed: named.counted_from_zero(
+                "handshakes_failed_total",
+                "Clients with whom no TLS came about, by reason.",
+                &Handshake::ALL.map(Handshake::words),
+            )?,
+            certificates_refused: named.added(IntCounter::with_opts(Named::opts(
+                "certificates_refused_total",
+                "Changed files of the certificate for clients that were not taken up.",
+            ))?)?,
             registry: named.0,
         })
     }
@@ -110,6 +122,21 @@ impl Metrics {
     /// Until when operators and workers believe who this gateway is.
     pub(crate) fn certificate(&self, expires_unix_seconds: i64) {
         self.certificate.with_label_values(&["gateway"]).set(expires_unix_seconds);
+    }
+
+    /// Until when clients believe that this is who they asked for.
+    pub(crate) fn door_certificate(&self, expires_unix_seconds: i64) {
+        self.certificate.with_label_values(&["door"]).set(expires_unix_seconds);
+    }
+
+    /// Changed files were not taken up.
+    pub(crate) fn door_certificate_refused(&self) {
+        self.certificates_refused.inc();
+    }
+
+    /// A client and TLS did not come together.
+    pub(crate) fn handshake_failed(&self, reason: Handshake) {
+        self.handshakes_failed.with_label_values(&[reason.words()]).inc();
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -60,6 +60,8 @@ pub struct Template {
     pub zones: BTreeSet<ZoneName>,
     /// What its world is told about members beyond all this.
     pub overlay: Overlay,
+    /// What its world makes members from; no wish says it.
+    pub program: Program,
 }
 
 /// Words about members that only the world which runs them reads; other words, other workers.
@@ -67,6 +69,11 @@ pub struct Template {
 /// The planner compares them and does not know what they mean. Empty: nothing more to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overlay(pub String);
+
+/// The program that members are, in words that only the world which runs them reads: another one,
+/// other workers. Empty: the world has but one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program(pub String);
 
 /// Where weights come from and what they must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,6 +226,9 @@ impl Template {
         }
         if !self.overlay.0.is_empty() {
             hash.field("overlay", &self.overlay.0);
+        }
+        if !self.program.0.is_empty() {
+            hash.field("program", &self.program.0);
         }
     }
 }

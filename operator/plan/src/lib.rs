@@ -30,7 +30,7 @@ pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX, Failures, STABLE_AFTER};
 pub use condition::{Condition, ConditionKind, Reason, Truth};
 pub use deployment::{
     Accelerator, Amounts, Backend, Desired, EngineLimits, ModelSource, Overlay, PrefixCache,
-    Resources, Revision, Template,
+    Program, Resources, Revision, Template,
 };
 pub use names::{
     BudgetName, ClaimedPath, DeploymentName, InvalidName, KeyName, LabelValue, ModelUri,

@@ -29,7 +29,10 @@ pub enum InvalidName {
     )]
     Label(String),
     /// A URI whose scheme the worker does not fetch.
-    #[error("{0:?} must start with file:///, hf://, https://, oci://, s3://, pvc:// or sim://")]
+    #[error(
+        "{0:?} must start with file:///, hf://, https://, oci://, s3://, pvc:// or sim://, and \
+         have no space in it"
+    )]
     Uri(String),
     /// A claim that no cluster could have, or a path that leads out of its volume.
     #[error("{0:?} must be of the form pvc://CLAIM/PATH, without .. in the path")]

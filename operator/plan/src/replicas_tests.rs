@@ -22,6 +22,7 @@ pub(crate) fn template(uri: &str) -> Template {
         resources: Resources { memory: Some(Bytes(10)), ..Resources::default() },
         zones: [].into(),
         overlay: Overlay::default(),
+        program: Program::default(),
     }
 }
 
@@ -255,6 +256,7 @@ fn revisions() {
     differs("an accelerator", |template| template.backend = cuda("a/b", None, None));
     differs("a zone", |template| template.zones = [ZoneName::parse("a").unwrap()].into());
     differs("another overlay", |template| template.overlay = Overlay("{}".into()));
+    differs("another program", |template| template.program = Program("worker:2".into()));
     differs("a request", |template| {
         template.resources.requests.cpu = Some(Millicores(1));
     });

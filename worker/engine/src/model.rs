@@ -127,6 +127,15 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether the file breaks off, or is something else altogether, a web page for example: what
+    /// an upload that was not finished leaves, or a server that answers with its own words.
+    pub fn is_spoilt(&self) -> bool {
+        let Self::Gguf { source, .. } = self else { return false };
+        matches!(source, GgufError::Truncated { .. } | GgufError::Magic { .. })
+    }
+}
+
 impl ModelFiles {
     /// Opens the checkpoint at `path`, a GGUF file or a directory. Errors: what is missing or
     /// unsound, by name.

@@ -7,10 +7,12 @@
 //!   gateway; [`control::v1`] is the gRPC by which it does (`Follow`).
 //! - [`log`]: what the last line of a worker's log tells programs.
 //! - [`tls`]: how they prove to each other who they are.
+//! - [`process`]: what each says of what it uses itself.
 //! - [`Unstalled`]: how both treat a peer that stopped reading.
 
 pub mod log;
 pub mod openai;
+pub mod process;
 mod snapshot;
 pub mod tls;
 mod unstalled;

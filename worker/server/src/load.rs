@@ -1,8 +1,9 @@
 //! From weights on disk to a model that answers, on the engine's own thread.
 
+use std::fs;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -10,14 +11,15 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
     CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
-    LocalDecoder, ModelFiles, PrefixCache, Shard, ShardedDecoder,
+    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard, ShardedDecoder,
 };
 use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
+use naru_protocol::worker::v1::WeightsFault;
 
 use crate::args::{Args, PrefixCacheArg};
 use crate::drive::{Drive, Loop};
-use crate::member::{Bytes, Defaults, Member, Phase, Served};
+use crate::member::{Bytes, Defaults, Failure, Member, Phase, Served};
 use crate::ranks::{self, GroupForward, Joining, Seat};
 use crate::sim::{self, SimSettings};
 use crate::text;
@@ -113,6 +115,8 @@ impl EngineSettings {
 /// Weights on disk, and what computes on them.
 pub(crate) struct Weights {
     pub(crate) path: PathBuf,
+    /// They can be fetched again.
+    pub(crate) is_fetched: bool,
     /// None: this processor.
     pub(crate) gpu: Option<Box<Gpu>>,
     /// This worker's place among the ranks of a replica, if there are others.
@@ -127,10 +131,23 @@ pub(crate) enum Source {
     Simulated(SimSettings),
 }
 
+impl Source {
+    /// The one file that was fetched, if it is one.
+    fn fetched_file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Weights(Weights { path, is_fetched: true, .. }) if path.is_file() => {
+                Some(path.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Loads the model on a thread of its own, which then runs the engine for as long as the process
 /// lives. Whatever goes wrong becomes the member's failure.
 pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Source) {
     let run = move || {
+        let fetched = source.fetched_file();
         let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
             member.enter(Phase::Loading);
             let start = Instant::now();
@@ -154,15 +171,28 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
             run();
             Ok(())
         }));
-        let reason = match running {
-            Ok(Ok(())) => "the engine's loop ended".to_owned(),
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => "the engine panicked".to_owned(),
+        let failure = match running {
+            Ok(Ok(())) => "the engine's loop ended".to_owned().into(),
+            Ok(Err(error)) => failure(&error, fetched.as_deref()),
+            Err(_) => "the engine panicked".to_owned().into(),
         };
-        member.enter(Phase::Failed(reason.into()));
+        member.enter(Phase::Failed(failure));
     };
     let spawned = thread::Builder::new().name("engine".to_owned()).spawn(run);
     assert!(spawned.is_ok(), "a process that cannot start a thread cannot do anything");
+}
+
+/// What an error of loading comes to. A `fetched` file that is spoilt is thrown away: it would be
+/// taken for whole at the next start, whatever has been uploaded in its place.
+fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
+    let words = format!("{error:#}");
+    let is_spoilt = error.downcast_ref::<OpenError>().is_some_and(OpenError::is_spoilt);
+    let Some(path) = fetched.filter(|_| is_spoilt) else { return words.into() };
+    let words = match fs::remove_file(path) {
+        Ok(()) => format!("{words}; it was thrown away: upload the whole file"),
+        Err(error) => format!("{words}; it could not be thrown away: {error}"),
+    };
+    Failure { words, fault: WeightsFault::Corrupt }
 }
 
 /// What a loaded model does in this process.
@@ -246,7 +276,7 @@ fn load_on_gpu(
 fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
-    Weights { path, gpu, seat }: Weights,
+    Weights { path, gpu, seat, .. }: Weights,
 ) -> anyhow::Result<(Loaded, Option<Joining>)> {
     if let Some(gpu) = &gpu {
         member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());

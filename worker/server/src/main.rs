@@ -183,7 +183,7 @@ impl Plan {
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
         }
-        let weights = |path| Weights { path, gpu, seat };
+        let weights = |path, is_fetched| Weights { path, is_fetched, gpu, seat };
         tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member), weights));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
     }
@@ -263,7 +263,7 @@ async fn obtain_and_load(
     model: Model,
     settings: EngineSettings,
     member: Arc<Member>,
-    weights: impl FnOnce(PathBuf) -> Weights,
+    weights: impl FnOnce(PathBuf, bool) -> Weights,
 ) {
     let uri = match model {
         Model::Weights(uri) => uri,
@@ -271,7 +271,10 @@ async fn obtain_and_load(
     };
     let fetcher = Fetcher::new(&args, Arc::clone(&member));
     match fetcher.obtain(&uri).await {
-        Ok(path) => load::start(member, settings, Source::Weights(weights(path))),
+        Ok(path) => {
+            let is_fetched = fetcher.has_fetched(&path);
+            load::start(member, settings, Source::Weights(weights(path, is_fetched)));
+        }
         Err(error) => {
             let fault = error.fault();
             let words = format!("{:#}", anyhow::Error::new(error));

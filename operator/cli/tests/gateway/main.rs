@@ -1,6 +1,7 @@
 //! `naru gateway` and `naru key` as processes.
 #![allow(clippy::unwrap_used, clippy::panic)] // all of this is a test, also what is no #[test]
 
+mod tls;
 mod traces;
 
 use std::fs;

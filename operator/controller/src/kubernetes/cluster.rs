@@ -16,7 +16,6 @@ use naru_plan::{
 };
 use naru_protocol::Endpoint;
 
-use super::failed_creates::FailedCreates;
 use super::follow::Members;
 use super::observe::{self, Nodes, Parts};
 use super::placement::Placement;
@@ -24,6 +23,7 @@ use super::power::PowerBudgets;
 use super::roster;
 use super::shelf::Shelf;
 use super::tenants::Tenants;
+use super::troubles::{self, Failure, Troubles};
 use super::{build, labels};
 use crate::world::Changed;
 
@@ -37,6 +37,8 @@ pub(super) enum Seen {
     Node(Event<Node>),
     Tenant(Event<DynamicObject>),
     FailedCreate(Event<Happening>),
+    FailedMount(Event<Happening>),
+    FailedSandbox(Event<Happening>),
     PowerBudget(Event<DynamicObject>),
 }
 
@@ -48,7 +50,9 @@ pub(super) struct Cluster {
     pub(super) services: Shelf<Service>,
     pub(super) budgets: Shelf<PodDisruptionBudget>,
     pub(super) tenants: Tenants,
-    failed_creates: FailedCreates,
+    failed_creates: Troubles,
+    failed_mounts: Troubles,
+    failed_sandboxes: Troubles,
     pub(super) power: PowerBudgets,
     nodes: Nodes,
     placement: Placement,
@@ -82,7 +86,9 @@ impl Cluster {
             services: Shelf::new(labels::deployment_of),
             budgets: Shelf::new(labels::deployment_of),
             tenants: Tenants::default(),
-            failed_creates: FailedCreates::default(),
+            failed_creates: Troubles::of_creates(),
+            failed_mounts: Troubles::of_mounts(),
+            failed_sandboxes: Troubles::of_sandboxes(),
             power: PowerBudgets::default(),
             nodes: Nodes::new(),
             placement: Placement::default(),
@@ -127,6 +133,15 @@ impl Cluster {
                 let sets = self.sets.all().filter(|_| !failed.is_empty()).filter(has_failed);
                 sets.filter_map(labels::deployment_of).collect()
             }
+            Seen::FailedMount(event) if self.is_own(&event) => {
+                let failed = self.failed_mounts.take(event);
+                self.with_pods(&failed)
+            }
+            Seen::FailedSandbox(event) if self.is_own(&event) => {
+                let failed = self.failed_sandboxes.take(event);
+                self.with_pods(&failed)
+            }
+            Seen::FailedMount(_) | Seen::FailedSandbox(_) => BTreeSet::new(),
             Seen::Node(event) => self.take_node(event),
             Seen::Tenant(event) => {
                 self.tenants.take(event);
@@ -139,6 +154,33 @@ impl Cluster {
                 BTreeSet::new()
             }
         })
+    }
+
+    /// Whether an event is about a pod of ours, or may be: those of others may be many.
+    fn is_own(&self, event: &Event<Happening>) -> bool {
+        let Some(uid) = troubles::about(event) else { return true };
+        let has_uid = |pod: &Pod| pod.metadata.uid.as_deref() == Some(uid);
+        !self.pods.is_complete() || self.pods.all().any(has_uid)
+    }
+
+    /// The deployments whose pods these are, by their uids.
+    fn with_pods(&self, uids: &BTreeSet<String>) -> BTreeSet<DeploymentName> {
+        let is_one = |pod: &&Pod| pod.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid));
+        let pods = self.pods.all().filter(|_| !uids.is_empty()).filter(is_one);
+        pods.filter_map(labels::deployment_of).collect()
+    }
+
+    /// What keeps a StatefulSet from making its pod, or the pod that it made from being started.
+    fn trouble(&self, set: &StatefulSet, pod: Option<&Pod>) -> Option<&PendingReason> {
+        let failure: Option<&Failure> = match pod {
+            None => self.failed_creates.of(set.metadata.uid.as_deref()?),
+            Some(pod) => {
+                let uid = pod.metadata.uid.as_deref()?;
+                let both = [self.failed_mounts.of(uid), self.failed_sandboxes.of(uid)];
+                both.into_iter().flatten().max_by_key(|failure| failure.time)
+            }
+        };
+        failure.map(|failure| &failure.why)
     }
 
     fn take_deployment(&mut self, event: Event<DynamicObject>) -> BTreeSet<DeploymentName> {
@@ -271,9 +313,8 @@ impl Cluster {
             let told = pod.and_then(|pod| members.told(&name, pod.metadata.uid.as_deref()?));
             let owner = self.owner(&name);
             let is_foreign = owner.is_some_and(|owner| is_owned_by_another(set, &owner.uid));
-            let failed_create =
-                set.metadata.uid.as_deref().and_then(|uid| self.failed_creates.of(uid));
-            Parts { set, pod, node, told, failed_create, is_foreign, now }
+            let trouble = self.trouble(set, pod);
+            Parts { set, pod, node, told, trouble, is_foreign, now }
         })
     }
 

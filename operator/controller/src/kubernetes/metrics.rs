@@ -88,6 +88,11 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Where it counts; what is registered here besides is on its page too.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Everything in the text format.
     pub fn page(&self) -> String {
         let mut page = Vec::new();

@@ -16,7 +16,6 @@ mod build;
 mod cluster;
 mod connect;
 mod events;
-mod failed_creates;
 mod follow;
 mod labels;
 mod lead;
@@ -33,6 +32,7 @@ mod shelf;
 mod spans;
 mod status;
 mod tenants;
+mod troubles;
 mod watch;
 mod work;
 
@@ -199,6 +199,7 @@ impl Kubernetes {
 
     fn take_wishes(&mut self) {
         let (wishes, refusals) = self.cluster.wishes();
+        let wishes: Vec<_> = wishes.into_iter().map(|wish| self.config.worker.make(wish)).collect();
         self.config.metrics.wished(wishes.len());
         let is_new = |(name, refusal): &(&DeploymentName, &Refusal)| {
             self.refusals.get(*name) != Some(refusal)

@@ -22,6 +22,8 @@ use crate::member::weights_fault;
 const LOST_AFTER_MS: u64 = 20_000;
 /// A pod on a node that nobody knows is not believed to be new any more after this.
 const UNKNOWN_NODE_AFTER_MS: u64 = 60_000;
+/// A node that has had a pod for this long is asked why its containers are not there.
+const STUCK_AFTER_MS: u64 = 3_000;
 /// The exit code of a worker that cannot even begin.
 const CANNOT_BEGIN: i32 = 2;
 /// What lets a worker have a GPU, where it finds none.
@@ -60,8 +62,8 @@ pub(super) struct Parts<'a> {
     /// The node the pod is on; `None`: it is on none, or on one that does not exist.
     pub(super) node: Option<NodeState>,
     pub(super) told: Option<&'a Told>,
-    /// Why its pod could not be made.
-    pub(super) failed_create: Option<&'a PendingReason>,
+    /// Why its pod could not be made, or be started by its node, when that was last tried.
+    pub(super) trouble: Option<&'a PendingReason>,
     /// It was made for an earlier deployment of the same name, and goes.
     pub(super) is_foreign: bool,
     pub(super) now: Moment,
@@ -228,7 +230,7 @@ impl Parts<'_> {
                 Phase::Stopped { at, failure }
             }
             None => {
-                let why = self.failed_create.cloned().unwrap_or(PendingReason::Placing);
+                let why = self.trouble.cloned().unwrap_or(PendingReason::Placing);
                 Phase::Pending { why }
             }
         }
@@ -248,6 +250,7 @@ impl Parts<'_> {
                 ("CrashLoopBackOff", Some(ended)) => {
                     Phase::Stopped { at: finished(ended), failure: failure(ended, self.told) }
                 }
+                ("ContainerCreating", _) => Phase::Pending { why: self.held_up(pod) },
                 _ => Phase::Pending { why: waiting_for(reason, words, &container.image) },
             };
         }
@@ -261,6 +264,17 @@ impl Parts<'_> {
             None if is_ready => Phase::Ready,
             None => Phase::Pending { why: PendingReason::Placing },
         }
+    }
+
+    /// What keeps the node from making the containers; a pod's status does not tell. What fails at
+    /// first may just not be there yet.
+    fn held_up(&self, pod: &Pod) -> PendingReason {
+        let placed = condition(pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
+        let is_stuck = placed.is_some_and(|at| moment(at).0 + STUCK_AFTER_MS <= self.now.0);
+        // With volumes and sandbox in place there is only the image to wait for.
+        let has_both = is_true(pod, "PodReadyToStartContainers");
+        let why = self.trouble.filter(|_| is_stuck && !has_both);
+        why.cloned().unwrap_or(PendingReason::Placing)
     }
 
     /// How the run before this one ended, if it could not even begin: that stands until this one

@@ -91,7 +91,7 @@ struct Case {
     pod: Option<Pod>,
     node: Option<NodeState>,
     told: Option<Told>,
-    failed_create: Option<PendingReason>,
+    trouble: Option<PendingReason>,
     is_foreign: bool,
 }
 
@@ -101,7 +101,7 @@ fn case(pod: Option<Pod>) -> Case {
         pod,
         node: Some(good_node()),
         told: None,
-        failed_create: None,
+        trouble: None,
         is_foreign: false,
     }
 }
@@ -113,7 +113,7 @@ impl Case {
             pod: self.pod.as_ref(),
             node: self.node,
             told: self.told.as_ref(),
-            failed_create: self.failed_create.as_ref(),
+            trouble: self.trouble.as_ref(),
             is_foreign: self.is_foreign,
             now: NOW,
         }
@@ -128,10 +128,36 @@ fn check(fact: &str, case: &Case, expected: &str) {
 }
 
 #[test]
+fn pods_that_their_node_cannot_start() {
+    let creating = |seconds_ago, has_both: bool| {
+        let truth = if has_both { "True" } else { "False" };
+        let status = json!({
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(seconds_ago)},
+                {"type": "PodReadyToStartContainers", "status": truth},
+            ],
+            "containerStatuses": [{
+                "name": "worker", "image": "naru/worker:9", "imageID": "", "ready": false,
+                "restartCount": 0, "state": waiting("ContainerCreating", ""),
+            }],
+        });
+        let trouble = Some(PendingReason::MountMissing("secret \"x\" not found".into()));
+        Case { trouble, ..case(Some(pod(status))) }
+    };
+    let fails = "pending: secret \"x\" not found";
+    let is_new = "pending: it is about to be placed";
+    check("a volume that is not there", &creating(9, false), fails);
+    check("it may be there soon", &creating(1, false), is_new);
+    check("it is there: an image is fetched", &creating(9, true), is_new);
+    let untold = Case { trouble: None, ..creating(9, false) };
+    check("nobody knows why", &untold, is_new);
+}
+
+#[test]
 fn pods_that_do_not_run_yet() {
     check("no pod yet", &case(None), "pending: it is about to be placed");
-    let failed_create = Some(PendingReason::QuotaExceeded("exceeded quota: small".into()));
-    let refused = Case { failed_create, ..case(None) };
+    let trouble = Some(PendingReason::QuotaExceeded("exceeded quota: small".into()));
+    let refused = Case { trouble, ..case(None) };
     check("no pod, as nobody may make it", &refused, "pending: exceeded quota: small");
     let unscheduled = json!({"conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable",

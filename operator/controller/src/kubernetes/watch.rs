@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::cluster::Seen;
-use super::failed_creates;
 use super::labels::MANAGED;
+use super::troubles::{CREATES, MOUNTS, SANDBOXES};
 
 /// What watches told and nobody looked at yet; they wait beyond it.
 const SEEN_MAX: usize = 1024;
@@ -48,8 +48,15 @@ pub(super) fn all(client: &Client) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Pod, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed.clone(), Seen::Service, sender.clone()));
     tasks.spawn(follow(Api::all(client.clone()), managed, Seen::Budget, sender.clone()));
-    let failed = everything.clone().fields(failed_creates::SELECTOR);
-    tasks.spawn(follow(Api::all(client.clone()), failed, Seen::FailedCreate, sender.clone()));
+    let troubles: [(_, fn(_) -> Seen); 3] = [
+        (CREATES, Seen::FailedCreate),
+        (MOUNTS, Seen::FailedMount),
+        (SANDBOXES, Seen::FailedSandbox),
+    ];
+    for (selector, seen) in troubles {
+        let chosen = everything.clone().fields(selector);
+        tasks.spawn(follow(Api::all(client.clone()), chosen, seen, sender.clone()));
+    }
     tasks.spawn(follow(Api::<Node>::all(client.clone()), everything, Seen::Node, sender));
     (tasks, seen)
 }

@@ -5,6 +5,7 @@ mod follow;
 mod keys;
 mod operator;
 mod scripted;
+mod tls;
 
 use std::time::Duration;
 

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use naru_gateway::{Gateway, KeyRule, Limits, ops_router, serve};
+use naru_gateway::{Entrance, Gateway, KeyRule, Limits, ops_router, serve};
+use naru_protocol::tls::Certificate;
 use naru_protocol::{Endpoint, ModelEndpoints, Snapshot, SnapshotVersion};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -159,8 +160,27 @@ impl Front {
         Self::of(gateway, snapshots).await
     }
 
+    /// One that speaks TLS.
+    pub(crate) async fn over_tls(
+        models: &[(&str, &[Endpoint])],
+        limits: Limits,
+        certificate: Certificate,
+    ) -> Self {
+        let (snapshots, receiver) = watch::channel(Arc::new(snapshot(1, models)));
+        let gateway = Gateway::new(receiver, KeyRule::OnceTenantsExist, limits).unwrap();
+        Self::at(gateway, snapshots, Some(certificate)).await
+    }
+
     /// The sockets of a gateway.
     pub(crate) async fn of(gateway: Gateway, snapshots: watch::Sender<Arc<Snapshot>>) -> Self {
+        Self::at(gateway, snapshots, None).await
+    }
+
+    async fn at(
+        gateway: Gateway,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        certificate: Option<Certificate>,
+    ) -> Self {
         let (stop, stops) = watch::channel(None);
         let (ready, is_ready) = watch::channel(Ok(()));
         let [api, ops] = [
@@ -172,6 +192,7 @@ impl Front {
         let pages = ops_router(gateway.clone(), is_ready);
         tokio::spawn(serve(gateway.clone(), pages, ops, stops.clone()));
         let router = gateway.router();
+        let api = Entrance::new(api, certificate);
         let serving = Some(tokio::spawn(serve(gateway, router, api, stops)));
         Self { address, ops: ops_address, snapshots, stop, serving, _ready: ready }
     }
@@ -291,7 +312,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Reads until the answer is complete or the connection is closed.
-    pub(crate) async fn read(stream: &mut TcpStream) -> Self {
+    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Self {
         let mut bytes = Vec::new();
         loop {
             let answer = Self::parse(&String::from_utf8_lossy(&bytes));

@@ -50,7 +50,7 @@ pub(super) struct Layer<M, V> {
     pub(super) rope: Option<usize>,
     pub(super) window: Option<usize>,
     pub(super) output: Projection<M, V>,
-    /// Columns of `output` in front of this rank's heads: the begin of a block that the heads of the
+    /// Columns of `output` in front of this rank's heads: the begin of a block that heads of the
     /// rank before share. They and those behind the heads read zeros.
     pub(super) output_lead: usize,
     pub(super) attention_post_norm: Option<Norm<V>>,

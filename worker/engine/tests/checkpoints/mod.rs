@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+/// The same weights as 32-bit floats.
+pub(crate) const SMOLLM2_FLOATS: &str = "SmolLM2-135M-Instruct.F32.gguf";
 pub(crate) const QWEN: &str = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf";
 /// The directory with Qwen 2.5's own `tokenizer.json` and `tokenizer_config.json`.
 pub(crate) const QWEN_TOKENIZER: &str = "Qwen2.5.tokenizer";

@@ -95,6 +95,12 @@ impl ApiError {
         Self::new(400, INVALID, Some("context_length_exceeded"), message).at(param)
     }
 
+    /// 400: HTTP without TLS, where TLS is spoken.
+    pub fn tls_needed() -> Self {
+        let message = "TLS is spoken here: ask with https:// instead of http://";
+        Self::new(400, INVALID, Some("tls_needed"), message)
+    }
+
     /// 401: no key, or one that nobody knows.
     pub fn invalid_api_key() -> Self {
         let message = "incorrect or missing API key: send `Authorization: Bearer KEY`";

@@ -65,7 +65,15 @@ impl<S> Connection<S> {
         }
     }
 
-    fn tls(stream: impl Into<TlsStream<S>>, peer: Option<Role>) -> Self {
+    /// HTTP/2 was agreed on in the handshake.
+    pub fn speaks_http2(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
+    pub(super) fn tls(stream: impl Into<TlsStream<S>>, peer: Option<Role>) -> Self {
         Self { stream: Stream::Tls(Box::new(stream.into())), peer: Peer(peer) }
     }
 }

@@ -243,6 +243,12 @@ pub(super) fn role_of(certificate: &CertificateDer<'_>) -> Option<Role> {
 }
 
 fn expiry(certificate: &CertificateDer<'static>) -> Option<i64> {
+    validity(certificate).map(|(_, until)| until)
+}
+
+/// The first and the last second in which `certificate` is valid, Unix time.
+pub(super) fn validity(certificate: &CertificateDer<'static>) -> Option<(i64, i64)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Some(parsed.validity().not_after.timestamp())
+    let validity = parsed.validity();
+    Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }

@@ -8,10 +8,17 @@
 //! A certificate says what its holder is by one DNS name, [`Role::dns_name`]; addresses prove
 //! nothing. Files that change are taken up by [`Identity::follow`]: new connections use the new
 //! certificate and the new authorities, running ones go on.
+//!
+//! A [`Certificate`] is for clients that are none of the parties: it is shown to anyone, and asks
+//! nobody for a proof.
 
+mod certificate;
+#[cfg(test)]
+mod certificate_tests;
 mod connection;
 mod connector;
 mod follow;
+mod handshake;
 mod identity;
 mod incoming;
 #[cfg(test)]
@@ -21,8 +28,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+pub use certificate::{Certificate, CertificateError, CertificateFiles, Change, Fault};
 pub use connection::{Connection, Peer};
 pub use connector::Connector;
+pub use handshake::Handshake;
 pub use identity::{Alpn, Identity, Pem};
 pub use incoming::incoming;
 

@@ -17,18 +17,18 @@ use tokio::task::JoinHandle;
 use super::{Alpn, Connection, Identity, Pem, Role, TlsError, story};
 
 /// How often the tests look at files.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 /// How long something that will happen may take on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(pub(super) CertifiedIssuer<'static, KeyPair>);
 
 /// From and until when, in seconds from now.
-type Validity = (i64, i64);
-const NOW: Validity = (-60, 3600);
+pub(super) type Validity = (i64, i64);
+pub(super) const NOW: Validity = (-60, 3600);
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -36,7 +36,7 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, key).unwrap())
     }
 
-    fn issue(&self, names: &[&str], validity: Validity) -> Pem {
+    pub(super) fn issue(&self, names: &[&str], validity: Validity) -> Pem {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.not_before = at(validity.0).into();
@@ -74,7 +74,7 @@ fn trusting(pem: &Pem, authorities: &[&Authority]) -> Pem {
 }
 
 /// Puts the files there as a kubelet does: links to links, of which one is replaced at once.
-fn write(directory: &Path, pem: &Pem) {
+pub(super) fn write(directory: &Path, pem: &Pem) {
     let data = tempfile::tempdir_in(directory).unwrap().keep();
     for (name, content) in
         [("tls.crt", &pem.certificate), ("tls.key", &pem.key), ("ca.crt", &pem.authorities)]

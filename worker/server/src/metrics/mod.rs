@@ -429,6 +429,7 @@ mod tests {
             "vllm:lora_requests_info{max_lora=\"0\"",
             "naru_http_requests_total{endpoint=\"/v1/models\",status=\"2xx\"} 1",
             "process_resident_memory_bytes",
+            "process_cpu_seconds_total",
         ] {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }

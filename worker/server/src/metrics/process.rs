@@ -1,14 +1,16 @@
 //! What the process itself uses.
 
-use prometheus::{Gauge, IntGauge};
+use naru_protocol::process::Usage;
+use prometheus::{Counter, Gauge, IntGauge};
 
 use super::Builder;
 use crate::clock;
 
-/// Memory, file descriptors and age.
+/// Memory, file descriptors, processor time and age.
 pub(super) struct Process {
     resident_bytes: IntGauge,
     open_fds: IntGauge,
+    cpu_seconds: Counter,
 }
 
 impl Process {
@@ -21,24 +23,24 @@ impl Process {
         Self {
             resident_bytes: level("process_resident_memory_bytes", "Memory in use"),
             open_fds: level("process_open_fds", "Open file descriptors"),
+            cpu_seconds: build
+                .keep(Counter::new("process_cpu_seconds_total", "Processor time used, seconds")),
         }
     }
 
     /// Looks at them now.
     pub(super) fn look(&self) {
-        if let Some(bytes) = resident_bytes() {
-            self.resident_bytes.set(bytes);
-        }
-        if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
-            self.open_fds.set(fds.count() as i64);
+        let usage = Usage::now();
+        let set = |gauge: &IntGauge, value: Option<u64>| {
+            if let Some(value) = value {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
+        };
+        set(&self.resident_bytes, usage.resident_bytes);
+        set(&self.open_fds, usage.open_fds);
+        if let Some(seconds) = usage.cpu_seconds {
+            // Two who ask at once must not have it counted back.
+            self.cpu_seconds.inc_by((seconds - self.cpu_seconds.get()).max(0.0));
         }
     }
-}
-
-/// Resident memory by `/proc/self/status`, which gives it in KiB.
-fn resident_bytes() -> Option<i64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }

@@ -110,6 +110,11 @@ impl Fetcher {
         Ok(path)
     }
 
+    /// Whether what lies there was fetched: not a file that others gave.
+    pub(crate) fn has_fetched(&self, path: &Path) -> bool {
+        path.starts_with(&self.sources.cache_dir)
+    }
+
     async fn obtain_url(&self, url: &str) -> Result<PathBuf, FetchError> {
         let shown = uri::shown(url);
         let request = FileRequest {

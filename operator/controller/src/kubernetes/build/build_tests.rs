@@ -328,3 +328,17 @@ fn what_every_worker_is_told_gives_way_to_its_own() {
     let secrets = set.pointer(&format!("{POD}/imagePullSecrets"));
     assert_eq!(secrets, Some(&json!([{"name": "registry"}])));
 }
+
+#[test]
+fn another_image_makes_other_workers() {
+    let revision = |image: &WorkerImage| {
+        let set = replica(&image.make(wish("")), ReplicaId(3), &owned(), image);
+        set.metadata.labels.unwrap()[labels::REVISION].clone()
+    };
+    let before = revision(&image());
+    assert_eq!(revision(&image()), before, "the same one makes the same");
+    let next = WorkerImage { image: "naru/worker:10".into(), ..image() };
+    assert_ne!(revision(&next), before, "an upgrade reaches the workers");
+    let elsewhere = WorkerImage { pull_policy: "Always".into(), has_tls: true, ..image() };
+    assert_eq!(revision(&elsewhere), before, "the way to it does not matter");
+}

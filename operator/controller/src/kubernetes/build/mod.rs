@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource;
 use naru_api::ModelDeployment;
-use naru_plan::{Desired, ReplicaCount, ReplicaId};
+use naru_plan::{Desired, Program, ReplicaCount, ReplicaId};
 
 use super::labels::{self, CONTROL_PORT, HTTP_PORT, OPS_PORT};
 use super::power;
@@ -55,6 +55,15 @@ pub struct WorkerImage {
     pub env: BTreeMap<String, String>,
     /// `None`: each pod keeps weights for itself, as long as it lives.
     pub cache: Option<WeightsCache>,
+}
+
+impl WorkerImage {
+    /// The wish, to be made true by this image: where replicas are of another one, this one's take
+    /// over, so that an upgrade reaches the workers too.
+    pub(super) fn make(&self, mut wish: Desired) -> Desired {
+        wish.template.program = Program(self.image.clone());
+        wish
+    }
 }
 
 /// A reference that lets an object go when its model deployment does.

@@ -108,8 +108,7 @@ fn replica(
     // Whoever may not look at nodes is not told that all are lost.
     let unseen = NodeState { is_ready: true, since: now, is_cordoned: false };
     let state = node.map(observe::node).or_else(|| nodes.is_none().then_some(unseen));
-    let parts =
-        Parts { set, pod, node: state, told: None, failed_create: None, is_foreign: false, now };
+    let parts = Parts { set, pod, node: state, told: None, trouble: None, is_foreign: false, now };
     let seen = observe::replica(parts)?;
     let (phase, why) = if seen.drain_since.is_some() {
         ("Draining".to_owned(), String::new())

@@ -292,3 +292,106 @@ fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
     // Nothing is guarded but the way to sleep.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A clock that goes on by a millisecond whenever it is read.
+    fn clock() -> Clock {
+        let reads = AtomicUsize::new(0);
+        Arc::new(move || Duration::from_millis(reads.fetch_add(1, Ordering::Relaxed) as u64))
+    }
+
+    fn group(tensor: usize, pipeline: usize) -> Vec<ThreadCollective> {
+        ThreadCollective::group(Parallelism::new(tensor, pipeline).unwrap(), &clock())
+    }
+
+    /// In another order the sum of these is 1 or 2.
+    const PARTS: [f32; 3] = [1e8, 1.0, -1e8];
+
+    #[test]
+    fn sums_are_in_the_order_of_ranks_on_every_rank() {
+        let threads = group(3, 2).into_iter().map(|mut link| {
+            thread::spawn(move || {
+                let part = PARTS[link.rank() % 3];
+                for round in 0..2000 {
+                    let length = 1 + round % 7;
+                    let mut values: Vec<f32> = (0..length).map(|i| part * i as f32).collect();
+                    link.all_reduce_sum(&mut values).unwrap();
+                    let sum = |i: usize| (PARTS[0] * i as f32 + i as f32) + PARTS[2] * i as f32;
+                    let expected: Vec<f32> = (0..length).map(sum).collect();
+                    assert_eq!(values, expected, "round {round}");
+                }
+                link
+            })
+        });
+        // Nobody may be gone before all have ended.
+        let threads: Vec<_> = threads.collect();
+        let links: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(links.len(), 6);
+    }
+
+    #[test]
+    fn messages_wait_for_their_receiver_and_not_the_other_way() {
+        let mut links = group(1, 2);
+        let (mut second, mut first) = (links.pop().unwrap(), links.pop().unwrap());
+        for message in 0..MESSAGES_MAX {
+            first.send(1, &mut vec![message as f32; message]).unwrap();
+        }
+        let error = first.send(1, &mut vec![0.0]).unwrap_err();
+        assert_eq!(error.rank, 1, "one more than there is room for");
+        first.broadcast(b"a plan").unwrap();
+        for message in 0..MESSAGES_MAX {
+            let mut values = vec![0.0; message];
+            second.receive(0, &mut values).unwrap();
+            assert_eq!(values, vec![message as f32; message]);
+        }
+        let mut plan = vec![7];
+        second.receive_broadcast(&mut plan).unwrap();
+        assert_eq!(plan, b"a plan");
+        let spent = first.take_link_time();
+        assert_eq!(spent.bytes, (0..MESSAGES_MAX as u64).sum::<u64>() * 4);
+        assert_eq!(first.take_link_time(), LinkTime::default());
+        assert!(second.take_link_time().wait > Duration::ZERO);
+        drop(second);
+        assert_eq!(first.send(1, &mut vec![0.0]).unwrap_err().rank, 1);
+    }
+
+    #[test]
+    fn lengths_that_differ_are_an_error_on_both() {
+        let mut links = group(2, 1);
+        let (mut second, mut first) = (links.pop().unwrap(), links.pop().unwrap());
+        let other = thread::spawn(move || {
+            let error = second.all_reduce_sum(&mut [0.0; 3]).unwrap_err();
+            (error.rank, second)
+        });
+        let error = first.all_reduce_sum(&mut [0.0; 2]).unwrap_err();
+        assert_eq!(error.source.to_string(), "it has 3 values, here are 2");
+        assert_eq!((error.rank, other.join().unwrap().0), (1, 0));
+    }
+
+    #[test]
+    fn who_waits_for_a_lost_rank_is_told_why() {
+        let mut links = group(3, 1);
+        let mut third = links.pop().unwrap();
+        let others = links.into_iter().map(|mut link| {
+            thread::spawn(move || {
+                // One waits for a sum, the other for a message.
+                let doing = match link.rank() {
+                    0 => link.all_reduce_sum(&mut [0.0; 2]),
+                    _ => link.receive(2, &mut vec![0.0; 2]),
+                };
+                (doing.unwrap_err(), link)
+            })
+        });
+        let others: Vec<_> = others.collect();
+        third.abort("no memory");
+        third.abort("something else");
+        for other in others {
+            let (error, _link) = other.join().unwrap();
+            assert_eq!((error.rank, error.source.to_string().as_str()), (2, "no memory"));
+        }
+        assert!(third.receive(0, &mut Vec::new()).is_err());
+    }
+}

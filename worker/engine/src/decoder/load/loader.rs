@@ -19,6 +19,8 @@ fn missing(role: impl std::fmt::Debug) -> WeightError {
     WeightError::Missing { name: format!("{role:?}") }
 }
 
+type StoreProjection<S> = Projection<<S as Store>::Matrix, <S as Store>::Vector>;
+
 pub(super) struct Loader<'a, S> {
     tensors: &'a Tensors,
     names: &'static NameTable,
@@ -84,10 +86,7 @@ impl<'a, S: Store> Loader<'a, S> {
         })
     }
 
-    fn attention_input(
-        &self,
-        layer: usize,
-    ) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
+    fn attention_input(&self, layer: usize) -> Result<StoreProjection<S>, WeightError> {
         let (attention, hidden) = (&self.config.attention, self.config.hidden);
         let dim = attention.head_dim;
         let part = |role, heads: usize, held: &Range<usize>| {
@@ -110,10 +109,7 @@ impl<'a, S: Store> Loader<'a, S> {
     /// The output projection of this rank's heads, and how many columns it has in front of them.
     /// Heads may begin and end inside a block of the format: the whole block is held then, by both
     /// ranks that share it, and what a rank has no heads for reads zeros.
-    fn attention_output(
-        &self,
-        layer: usize,
-    ) -> Result<(Projection<S::Matrix, S::Vector>, usize), WeightError> {
+    fn attention_output(&self, layer: usize) -> Result<(StoreProjection<S>, usize), WeightError> {
         let (attention, hidden) = (&self.config.attention, self.config.hidden);
         let name = self.name(LayerRole::AttentionOutput, layer)?;
         let block = self.tensors.block_elements(&format!("{name}.weight"));
@@ -131,7 +127,7 @@ impl<'a, S: Store> Loader<'a, S> {
         Ok((self.projection(&[part], with_bias)?, heads.start - start))
     }
 
-    fn up(&self, layer: usize) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
+    fn up(&self, layer: usize) -> Result<StoreProjection<S>, WeightError> {
         let hidden = self.config.hidden;
         let roles: &[LayerRole] = if self.config.feed_forward.gated {
             &[LayerRole::Gate, LayerRole::Up]
@@ -151,7 +147,7 @@ impl<'a, S: Store> Loader<'a, S> {
         self.projection(&parts, self.config.feed_forward.bias)
     }
 
-    fn down(&self, layer: usize) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
+    fn down(&self, layer: usize) -> Result<StoreProjection<S>, WeightError> {
         let part = Part {
             name: self.name(LayerRole::Down, layer)?,
             rows: self.config.hidden,
@@ -232,7 +228,7 @@ impl<'a, S: Store> Loader<'a, S> {
         &self,
         parts: &[Part],
         with_bias: bool,
-    ) -> Result<Projection<S::Matrix, S::Vector>, WeightError> {
+    ) -> Result<StoreProjection<S>, WeightError> {
         let open = |part: &Part| {
             self.tensors.matrix(&format!("{}.weight", part.name), part.rows, part.columns)
         };

@@ -5,8 +5,8 @@
 //! stage 1     a b c d        all stages work while there are pieces enough
 //! ```
 //!
-//! A piece is some of the step's tokens in their order. A sequence may be cut: each stage writes the
-//! keys and values of its first tokens before it comes to the next, as in two steps.
+//! A piece is some of the step's tokens in their order. A sequence may be cut: each stage writes
+//! the keys and values of its first tokens before it comes to the next, as in two steps.
 
 use std::ops::Range;
 

@@ -9,6 +9,9 @@
 //! step's with more behind it only what is new is told, so both sides keep the last step's tables.
 //! The serial number tells whether they are the same ones.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::ops::Range;
 

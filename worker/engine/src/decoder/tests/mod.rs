@@ -1,3 +1,4 @@
+mod cuts;
 mod ranks;
 mod reference;
 pub(crate) mod tiny;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{TOKENS, ready, tiny, whole};
 use crate::config::{ModelConfig, NormPlacement};
 use crate::decoder::{
-    Clock, Collective, LoadError, Parallelism, RankError, Shard, ShardError, ShardedDecoder,
-    SingleRank, StepError, ThreadCollective, serve_rank,
+    Clock, Collective, Decoder, LoadError, Parallelism, RankError, Shard, ShardError,
+    ShardedDecoder, SingleRank, StepError, ThreadCollective, serve_rank,
 };
 use crate::engine::{Batch, Forward, Span};
 
@@ -18,22 +18,28 @@ fn clock() -> Clock {
 }
 
 /// Rank 0 of a replica whose other ranks are threads.
-struct Replica {
+pub(super) struct Replica {
     first: Option<ShardedDecoder>,
     others: Vec<JoinHandle<Result<(), RankError>>>,
 }
 
 impl Replica {
-    fn start(
+    fn start(config: &ModelConfig, tensors: &tiny::TensorMap, parallelism: (usize, usize)) -> Self {
+        let tensors = tiny::mapped(tensors);
+        let load = |shard| tiny::load(config, &tensors, shard).unwrap();
+        Self::of(config, parallelism, &load)
+    }
+
+    /// Of ranks that `load` loads.
+    pub(super) fn of(
         config: &ModelConfig,
-        tensors: &tiny::TensorMap,
         (tensor, pipeline): (usize, usize),
+        load: &dyn Fn(Shard) -> Decoder,
     ) -> Self {
         let parallelism = Parallelism::new(tensor, pipeline).unwrap();
-        let tensors = tiny::mapped(tensors);
         let mut ranks = ThreadCollective::group(parallelism, &clock()).into_iter().map(|link| {
             let shard = Shard::of(config, parallelism, link.rank()).unwrap();
-            (tiny::load(config, &tensors, shard).unwrap(), link)
+            (load(shard), link)
         });
         let (decoder, link) = ranks.next().unwrap();
         let first = ShardedDecoder::new(decoder, 3, Box::new(link)).unwrap();
@@ -48,11 +54,11 @@ impl Replica {
         Self { first: Some(first.with_piece_tokens_min(4)), others }
     }
 
-    fn logits(&mut self, batch: &Batch) -> Vec<f32> {
+    pub(super) fn logits(&mut self, batch: &Batch) -> Vec<f32> {
         self.first.as_mut().unwrap().forward(batch).unwrap().to_vec()
     }
 
-    fn end(mut self) -> Vec<Result<(), RankError>> {
+    pub(super) fn end(mut self) -> Vec<Result<(), RankError>> {
         drop(self.first.take());
         self.others.drain(..).map(|other| other.join().unwrap()).collect()
     }
@@ -63,7 +69,7 @@ fn one_rank(config: &ModelConfig) -> Vec<f32> {
     decoder.forward(&whole(&TOKENS), &mut kv, &mut SingleRank).unwrap().to_vec()
 }
 
-fn worst(found: &[f32], expected: &[f32]) -> f32 {
+pub(super) fn worst(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
