@@ -232,7 +232,7 @@ fn answers(files: &ModelFiles, forward: Box<dyn Forward>) -> BTreeMap<u64, Vec<T
         for event in engine.step() {
             match event {
                 Event::Output { id, tokens, .. } => told.entry(id.0).or_default().extend(tokens),
-                Event::Failed { id, error } => panic!("request {id:?}: {error}"),
+                Event::Failed { id, error, .. } => panic!("request {id:?}: {error}"),
                 _ => {}
             }
         }

@@ -21,11 +21,18 @@ const PLACES: usize = 1024;
 
 /// What the engine's thread is told.
 enum Command {
-    Admit { requests: Vec<Request>, events: mpsc::UnboundedSender<Event>, reply: Reply },
+    Admit {
+        requests: Vec<Request>,
+        events: mpsc::UnboundedSender<Event>,
+        reply: Reply,
+    },
     Cancel(RequestId),
     CancelAll,
     /// Fails every request; the keys and values are no longer what they were.
-    Restart { why: String, done: oneshot::Sender<()> },
+    Restart {
+        why: String,
+        done: oneshot::Sender<()>,
+    },
 }
 
 type Reply = oneshot::Sender<Result<(), Refusal>>;

@@ -159,7 +159,7 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
             member.metrics.load_seconds.with_label_values(&["load"]).set(seconds);
             let run: Box<dyn FnOnce()> = match loaded {
                 Loaded::Answers(served, engine_loop) => {
-                    member.take(served);
+                    member.take(*served);
                     Box::new(|| engine_loop.run())
                 }
                 Loaded::Computes(run) => run,
@@ -198,7 +198,7 @@ fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
 /// What a loaded model does in this process.
 pub(crate) enum Loaded {
     /// It answers requests.
-    Answers(Served, Loop),
+    Answers(Box<Served>, Box<Loop>),
     /// It computes what rank 0 plans.
     Computes(Box<dyn FnOnce()>),
 }
@@ -326,5 +326,5 @@ fn load(
     };
     let template = text.template;
     let served = Served { tokenizer, template, defaults, context_tokens_max, drive };
-    Ok((Loaded::Answers(served, engine_loop), joining))
+    Ok((Loaded::Answers(Box::new(served), Box::new(engine_loop)), joining))
 }

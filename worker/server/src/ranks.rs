@@ -107,7 +107,8 @@ impl Seat {
         let party = Party { replica, parallelism, rank, model, kv_blocks: kv_blocks as u64 };
         let (reports, heard) = unbounded_channel();
         let (sender, meshes) = channel();
-        let joining = Joining { seat: self, party, meshes: sender, reports: reports.clone(), heard };
+        let joining =
+            Joining { seat: self, party, meshes: sender, reports: reports.clone(), heard };
         (Bench { meshes, reports }, joining)
     }
 }
@@ -120,6 +121,8 @@ impl Joining {
         let (teller, told) = unbounded_channel();
         let ways = Ways { told: teller, reports: heard };
         let leads = party.rank == 0;
+        // Rank 0 goes when its last answer is out, as any worker does.
+        let token = (!leads).then_some(token);
         member.enter(Phase::Apart("the ranks have not met yet".to_owned()));
         runtime.spawn(async move {
             let group = Group::open(party, settings.addresses, identity, listener, ways);
@@ -141,7 +144,6 @@ struct Accompany {
 impl Accompany {
     async fn run(self, mut told: UnboundedReceiver<Told>) {
         if self.leads {
-            // Rank 0 leaves as any worker does, when its last answer is out.
             while let Some(told) = told.recv().await {
                 self.pass(told).await;
             }

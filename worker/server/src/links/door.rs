@@ -65,9 +65,9 @@ impl House {
             let answer: Answer = read(&mut line).await?;
             Ok((line, answer))
         };
-        let (line, answer) = within(GREETING * 2, greeted).await.map_err(|source| {
-            DialError::Connect { rank, address: address.clone(), source }
-        })?;
+        let (line, answer) = within(GREETING * 2, greeted)
+            .await
+            .map_err(|source| DialError::Connect { rank, address: address.clone(), source })?;
         match answer.refused {
             reason if reason.is_empty() => Ok(line),
             reason => Err(DialError::Refused { rank, reason }),

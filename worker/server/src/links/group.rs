@@ -184,8 +184,9 @@ impl Group {
     async fn join(&mut self, sender: &mpsc::Sender<News>) -> Result<Control, Lost> {
         let generation = *self.generation.borrow();
         let dialled = self.house.dial(0, Purpose::Control, generation).await;
-        let line = dialled.map_err(|error| {
-            Lost { rank: 0, reason: format!("{:#}", anyhow::Error::new(error)) }
+        let line = dialled.map_err(|error| Lost {
+            rank: 0,
+            reason: format!("{:#}", anyhow::Error::new(error)),
         })?;
         self.controls += 1;
         Ok(Control::start(line, (0, self.controls), sender.clone()))

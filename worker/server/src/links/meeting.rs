@@ -67,7 +67,7 @@ impl<'a> Meeting<'a> {
         let leads = self.house.party.rank == 0;
         if leads {
             self.generation = *generation.borrow();
-            self.say(|generation| Said::Begin(generation));
+            self.say(Said::Begin);
         } else {
             let gathering = self.until(None, |meeting| meeting.has_begun);
             gathering.await?;
@@ -77,20 +77,27 @@ impl<'a> Meeting<'a> {
         let (house, number) = (Arc::clone(self.house), self.generation);
         let mesh = tokio::select! {
             mesh = connect(&house, guests, number, deadline) => mesh?,
-            heard = self.until(None, |_| false) => return heard.map(|()| unreachable()),
+            lost = self.listen() => return lost,
         };
         self.fate = Some(mesh.fate());
         if leads {
             let others = self.controls.len();
             self.until(Some(deadline), |meeting| meeting.met.len() == others).await?;
-            self.say(|generation| Said::Live(generation));
+            self.say(Said::Live);
         } else {
-            self.say(|generation| Said::Met(generation));
+            self.say(Said::Met);
             self.until(Some(deadline), |meeting| meeting.is_live).await?;
         }
         tracing::info!(generation = number, "the ranks are together");
         self.tell(Told::Met(Box::new(mesh), number));
-        self.until(None, |_| false).await.map(|()| unreachable())
+        self.listen().await
+    }
+
+    /// Listens until a rank is lost.
+    async fn listen(&mut self) -> Result<Infallible, Lost> {
+        loop {
+            self.until(None, |_| false).await?;
+        }
     }
 
     /// Ends the meeting for everybody.
@@ -178,11 +185,6 @@ impl<'a> Meeting<'a> {
     }
 }
 
-/// Only a lost rank ends a listening that nothing is enough for.
-fn unreachable() -> Infallible {
-    unreachable!("nothing is enough")
-}
-
 /// Connects this rank to all others: it dials the lower ones, and lets the higher ones in.
 pub(super) async fn connect(
     house: &Arc<House>,
@@ -220,7 +222,8 @@ pub(super) async fn connect(
     }
     let mut wires: Vec<Option<Wire>> = (0..ranks).map(|_| None).collect();
     for (rank, line) in lines {
-        wires[rank] = Some(blocking(line).map_err(|error| Lost { rank, reason: error.to_string() })?);
+        wires[rank] =
+            Some(blocking(line).map_err(|error| Lost { rank, reason: error.to_string() })?);
     }
     Ok(Mesh::new(party.rank, party.parallelism, wires))
 }

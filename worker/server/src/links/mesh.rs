@@ -116,13 +116,23 @@ impl Mesh {
     }
 
     /// Gives values to a rank.
-    fn give(&mut self, rank: usize, doing: &'static str, values: &[f32]) -> Result<(), CollectiveError> {
+    fn give(
+        &mut self,
+        rank: usize,
+        doing: &'static str,
+        values: &[f32],
+    ) -> Result<(), CollectiveError> {
         self.spent.bytes += size_of_val(values) as u64;
         self.with(rank, doing, |wire| wire.send(Kind::Values, values.as_bytes()))
     }
 
     /// Takes as many values as there is room for.
-    fn take(&mut self, rank: usize, doing: &'static str, values: &mut [f32]) -> Result<(), CollectiveError> {
+    fn take(
+        &mut self,
+        rank: usize,
+        doing: &'static str,
+        values: &mut [f32],
+    ) -> Result<(), CollectiveError> {
         self.with(rank, doing, |wire| wire.receive(Kind::Values, values.as_mut_bytes()))
     }
 

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::door::House;
 use super::greeting::Party;
-use super::mesh::Mesh;
 use super::meeting::connect;
+use super::mesh::Mesh;
 
 /// A worker's identity, of an authority of its own for each test.
 fn identity() -> Arc<Identity> {
@@ -107,7 +107,12 @@ fn sum(ranks: std::ops::Range<usize>, size: usize) -> Vec<f32> {
     sum
 }
 
-fn check_sums(tensor: usize, pipeline: usize, sizes: &'static [usize], identity: Option<Arc<Identity>>) {
+fn check_sums(
+    tensor: usize,
+    pipeline: usize,
+    sizes: &'static [usize],
+    identity: Option<Arc<Identity>>,
+) {
     let runtime = runtime();
     let meshes = runtime.block_on(meshes(tensor, pipeline, identity));
     let found = each(meshes, |rank, mesh| {
@@ -180,7 +185,8 @@ fn nobody_waits_to_send() {
             };
             (0..MESSAGES).map(take).collect::<Vec<_>>()
         });
-        let sent_by = |rank: usize| (0..MESSAGES).map(|i| (rank * 100 + i) as f32).collect::<Vec<_>>();
+        let sent_by =
+            |rank: usize| (0..MESSAGES).map(|i| (rank * 100 + i) as f32).collect::<Vec<_>>();
         assert_eq!(found, [sent_by(1), sent_by(0)]);
     }
 }
@@ -228,7 +234,10 @@ fn story(error: CollectiveError) -> String {
 fn a_rank_that_is_gone_is_named() {
     let [first, _, third] = losses(|_| ()).try_into().unwrap();
     let first = story(first.unwrap_err());
-    assert!(first.starts_with("rank 1 is lost, found while adding with the ranks of a stage"), "{first}");
+    assert!(
+        first.starts_with("rank 1 is lost, found while adding with the ranks of a stage"),
+        "{first}"
+    );
     assert_eq!(third.unwrap_err().rank, 1);
 }
 
@@ -247,7 +256,10 @@ fn ranks_out_of_step_find_out() {
     let meshes = runtime.block_on(meshes(2, 1, None));
     let found = each(meshes, |rank, mesh| mesh.all_reduce_sum(&mut vec![1.0; 4 + rank]));
     let first = story(found.into_iter().next().unwrap().unwrap_err());
-    assert!(first.contains("a frame of kind 2 and 20 bytes came where (Values, 16) was due"), "{first}");
+    assert!(
+        first.contains("a frame of kind 2 and 20 bytes came where (Values, 16) was due"),
+        "{first}"
+    );
 }
 
 #[test]

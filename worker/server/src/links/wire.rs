@@ -95,7 +95,8 @@ impl Wire {
 
     /// Sends a frame, without waiting for its receiver. Errors: the connection is gone.
     pub(super) fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), WireError> {
-        let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_BYTES_MAX);
+        let length =
+            u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_BYTES_MAX);
         let Some(length) = length else {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "a frame above its limit");
             return Err(WireError::Broken(error));
@@ -104,7 +105,9 @@ impl Wire {
         head[0] = kind as u8;
         head[4..].copy_from_slice(&length.to_le_bytes());
         self.sealed.clear();
-        self.seal(&head, payload).and_then(|()| self.outbox.send(&self.sealed)).map_err(WireError::Broken)
+        self.seal(&head, payload)
+            .and_then(|()| self.outbox.send(&self.sealed))
+            .map_err(WireError::Broken)
     }
 
     /// Writes head and payload, as they go over the network, into `sealed`.
@@ -132,7 +135,11 @@ impl Wire {
     }
 
     /// Waits for a frame of `kind`, of any length, and puts it in place of `payload`.
-    pub(super) fn receive_any(&mut self, kind: Kind, payload: &mut Vec<u8>) -> Result<(), WireError> {
+    pub(super) fn receive_any(
+        &mut self,
+        kind: Kind,
+        payload: &mut Vec<u8>,
+    ) -> Result<(), WireError> {
         let bytes = self.head(kind, None)?;
         payload.clear();
         // Room is made for what has come, not for what is only announced.

@@ -224,9 +224,8 @@ async fn a_stranger_and_a_silent_one_hold_nobody_up() {
         strangers.push(rude);
     }
     let identity = Some(identity());
-    let start = |(rank, listener)| {
-        Member::start(rank, tensor(2), &addresses, listener, identity.clone())
-    };
+    let start =
+        |(rank, listener)| Member::start(rank, tensor(2), &addresses, listener, identity.clone());
     let mut members: Vec<Member> = listeners.into_iter().enumerate().map(start).collect();
     for member in &mut members {
         member.met().await;
