@@ -209,8 +209,9 @@ pub(super) async fn connect(
         let (rank, line) = timeout_at(deadline, async {
             tokio::select! {
                 Some(Ok((rank, dialled))) = dialling.join_next() => {
-                    let failed = |error| Lost { rank, reason: format!("{:#}", anyhow::Error::new(error)) };
-                    dialled.map(|line| (rank, line)).map_err(failed)
+                    dialled.map(|line| (rank, line)).map_err(|error| {
+                        Lost { rank, reason: format!("{:#}", anyhow::Error::new(error)) }
+                    })
                 }
                 Some((guest, line)) = next_peer(guests, generation) => Ok((guest, line)),
                 else => Err(Lost { rank: party.rank, reason: "its door is closed".to_owned() }),

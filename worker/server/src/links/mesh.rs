@@ -3,8 +3,8 @@
 //! A sum of few values is one exchange: each rank gives all it has to the others of its stage, and
 //! each adds in the order of ranks. A sum of many values among more than two ranks is two: each
 //! adds one part of them for all, then gives the sum of its part to the others; what crosses the
-//! links grows no more with the number of ranks (reduce-scatter and all-gather: Thakur, Rabenseifner
-//! and Gropp, "Optimization of collective communication operations in MPICH", 2005).
+//! links grows no more with the number of ranks (reduce-scatter and all-gather: Thakur,
+//! Rabenseifner and Gropp, "Optimization of collective communication operations in MPICH", 2005).
 
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
