@@ -272,7 +272,7 @@ async fn obtain_and_load(
     let fetcher = Fetcher::new(&args, Arc::clone(&member));
     match fetcher.obtain(&uri).await {
         Ok(path) => {
-            let is_fetched = fetcher.has_fetched(&path);
+            let is_fetched = fetcher.has_fetched(&uri, &path);
             load::start(member, settings, Source::Weights(weights(path, is_fetched)));
         }
         Err(error) => {

@@ -110,9 +110,10 @@ impl Fetcher {
         Ok(path)
     }
 
-    /// Whether what lies there was fetched: not a file that others gave.
-    pub(crate) fn has_fetched(&self, path: &Path) -> bool {
-        path.starts_with(&self.sources.cache_dir)
+    /// Whether what lies at `path`, obtained for `uri`, was fetched: not a file that others gave,
+    /// wherever they keep it.
+    pub(crate) fn has_fetched(&self, uri: &ModelUri, path: &Path) -> bool {
+        !matches!(uri, ModelUri::Path(_)) && path.starts_with(&self.sources.cache_dir)
     }
 
     async fn obtain_url(&self, url: &str) -> Result<PathBuf, FetchError> {
