@@ -94,7 +94,7 @@ def site(tools, signer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def platform(site):
     """What the site has before: namespaces, and who pulls from the registry there."""
-    platform = Platform(site.cluster, site.directory, pack.workspace_version())
+    platform = Platform(site.cluster, site.directory)
     platform.authority = site.trust.read_text()
     platform.make_namespace(SYSTEM)
     platform.prepare_namespaces()

@@ -86,8 +86,9 @@ class Platform:
         self._as_documented("rollback", released.version())
 
     def _as_documented(self, verb, version):
-        """Runs the commands of docs/operating.md from the root of the repository."""
-        commands = re.findall(f"^helm {verb} .+$", (REPOSITORY / "docs/operating.md").read_text(), re.MULTILINE)
+        """Runs the commands of that section of docs/operating.md from the root of the repository."""
+        _, section = (REPOSITORY / "docs/operating.md").read_text().split("\n### Upgrade, roll back, uninstall\n")
+        commands = re.findall(f"^helm {verb} .+$", section.split("\n### ")[0], re.MULTILINE)
         assert commands, f"docs/operating.md has no helm {verb}"
         for command in commands:
             words = [REPOSITORY / word if word.startswith("charts/") else word for word in command.split()[1:]]
