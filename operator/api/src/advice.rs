@@ -91,6 +91,14 @@ const ROWS: [(Reason, &str, &str, &str); Reason::ALL.len()] = [
         "kubectl get nodes",
     ),
     (
+        Reason::RankFailed,
+        "A member of a replica ended or cannot be reached. The others keep the weights, answer \
+         nothing, and meet it again when it is back; requests of which nothing was streamed go to \
+         other replicas.",
+        "Read its last words; the message names rank, pod and node.",
+        PREVIOUS_LOGS,
+    ),
+    (
         Reason::Unschedulable,
         "No node has room for a replica, or none that it may run on. It waits.",
         "Add a node or free one, or ask for less: resources.requests, placement.zones, \

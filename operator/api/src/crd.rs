@@ -11,6 +11,10 @@ use crate::{ModelDeployment, PowerBudget, Tenant};
 pub const FILES: [&str; 3] =
     ["naru.dev_modeldeployments.yaml", "naru.dev_tenants.yaml", "naru.dev_powerbudgets.yaml"];
 
+/// Where a definition describes the fields of a condition.
+const CONDITION_FIELDS: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/status\
+                                /properties/conditions/items/properties";
+
 /// Every custom resource definition as JSON, ready to apply.
 pub fn crds() -> [Value; 3] {
     [ModelDeployment::crd(), Tenant::crd(), PowerBudget::crd()].map(|crd| cleaned(&crd))
@@ -22,10 +26,15 @@ pub fn to_yaml(crd: &Value) -> String {
 }
 
 /// Without what schemars writes and the API server does not want: integer formats of its own
-/// (`uint32`), whole numbers with a fraction, and `nullable` (a null then means "not given").
+/// (`uint32`), whole numbers with a fraction, and `nullable` (a null then means "not given"). And
+/// without what Kubernetes says of every kind's conditions: it is a kilobyte of each definition.
 fn cleaned(crd: &CustomResourceDefinition) -> Value {
     let mut value = serde_json::to_value(crd).expect("a definition is JSON");
     clean(&mut value);
+    let fields = value.pointer_mut(CONDITION_FIELDS).and_then(Value::as_object_mut);
+    for field in fields.into_iter().flat_map(|fields| fields.values_mut()) {
+        field.as_object_mut().and_then(|field| field.remove("description"));
+    }
     value
 }
 

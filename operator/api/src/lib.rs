@@ -17,6 +17,7 @@ mod kind;
 mod labels;
 mod metadata;
 mod model_deployment;
+mod parallelism;
 mod parse;
 mod pod_template;
 mod power_budget;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accelerator::Accelerator;
 use crate::access::{Access, Placement, Power};
+use crate::parallelism::Parallelism;
 use crate::pod_template::PodTemplate;
 use crate::quantity::{CpuQuantity, MemoryQuantity};
 use crate::rollout::Rollout;
@@ -75,6 +76,10 @@ use crate::status::ModelDeploymentStatus;
         "a model.uri that starts with sim:// needs backend sim"
     ),
     validation = (
+        "self.backend != 'sim' || self.parallelism.tensor * self.parallelism.pipeline == 1",
+        "backend sim has one rank: parallelism.tensor and parallelism.pipeline must be 1"
+    ),
+    validation = (
         "self.backend == 'cuda' || !has(self.accelerator)",
         "accelerator needs backend cuda"
     ),
@@ -94,7 +99,7 @@ use crate::status::ModelDeploymentStatus;
 pub struct ModelDeploymentSpec {
     /// Which model, and what clients call it.
     pub model: Model,
-    /// What computes. `cpu`: the processor's cores; `cuda`: one GPU of NVIDIA for each member;
+    /// What computes. `cpu`: the processor's cores; `cuda`: one GPU of NVIDIA for each rank;
     /// `sim`: nothing, answers take the time that an engine would and say that they are simulated.
     /// Default: cpu.
     #[serde(default)]
@@ -105,6 +110,9 @@ pub struct ModelDeploymentSpec {
     /// Limits of the engine in each replica.
     #[serde(default)]
     pub engine: Engine,
+    /// How each replica is cut into ranks. Default: one rank.
+    #[serde(default)]
+    pub parallelism: Parallelism,
     /// What each member may use of the machine it runs on.
     #[serde(default)]
     pub resources: Resources,
@@ -207,7 +215,7 @@ pub enum BackendName {
     /// The processor's cores.
     #[default]
     Cpu,
-    /// One GPU of NVIDIA for each member.
+    /// One GPU of NVIDIA for each rank.
     Cuda,
     /// Nothing: a model of an engine says how long an answer takes.
     Sim,
@@ -241,7 +249,7 @@ pub struct Engine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 16_777_216))]
     pub max_context_tokens: Option<u32>,
-    /// Memory of the KV cache of each replica, in bytes or with a suffix (512Mi, 2Gi); with
+    /// Memory of the KV cache of each member, in bytes or with a suffix (512Mi, 2Gi); with
     /// backend cuda the GPU's. Default: 1Gi.
     #[serde(default = "defaults::kv_cache_memory")]
     pub kv_cache_memory: MemoryQuantity,

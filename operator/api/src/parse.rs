@@ -16,6 +16,7 @@ use crate::access::{Access, Placement, Power};
 use crate::model_deployment::{
     BackendName, Engine, Model, ModelDeployment, PrefixCachePolicy, ResourceAmounts, Resources,
 };
+use crate::parallelism::Parallelism;
 use crate::pod_template::PodTemplate;
 use crate::problem::{Finding, Findings};
 use crate::rollout::{Rollout, StrategyName};
@@ -41,7 +42,9 @@ pub(crate) fn parse_fields(deployment: &ModelDeployment) -> Result<Desired, Vec<
     let name = findings.keep(DeploymentName::parse(namespace, object), "metadata.name");
     let template = parse_template(deployment, object, &mut findings);
     let access = parse_access(spec.access.as_ref(), &mut findings);
-    let power = spec.power.as_ref().and_then(|power| parse_power(power, &mut findings));
+    let devices = template.as_ref().map_or(1, |template| template.parallelism.ranks());
+    let power = spec.power.as_ref();
+    let power = power.and_then(|power| parse_power(power, devices, &mut findings));
     findings.or(name.zip(template).map(|(name, template)| Desired {
         name,
         template,
@@ -70,11 +73,15 @@ fn parse_template(
     let engine = parse_engine(&spec.engine, findings);
     let resources = parse_resources(&spec.resources, findings);
     let zones = parse_zones(spec.placement.as_ref(), findings);
+    let Parallelism { tensor, pipeline, devices_per_member } = spec.parallelism;
+    let parallelism = naru_plan::Parallelism::new(tensor, pipeline, devices_per_member);
+    let parallelism = findings.keep(parallelism, "spec.parallelism");
     Some(Template {
         model: model?,
         names: names?,
         backend: backend?,
         engine: engine?,
+        parallelism: parallelism?,
         resources,
         zones,
         overlay: spec.pod_template.as_ref().map(PodTemplate::to_overlay).unwrap_or_default(),
@@ -210,10 +217,10 @@ fn parse_rollout(rollout: &Rollout) -> naru_plan::Rollout {
     }
 }
 
-/// A member of the backends there are is one device, and a replica is one member.
-fn parse_power(power: &Power, findings: &mut Findings) -> Option<PowerWish> {
+/// A replica is charged for all its `devices`.
+fn parse_power(power: &Power, devices: u32, findings: &mut Findings) -> Option<PowerWish> {
     let budget = findings.keep(BudgetName::parse(&power.budget), "spec.power.budget")?;
-    let watts_per_replica = Watts(power.max_watts_per_device.into());
+    let watts_per_replica = Watts(u64::from(power.max_watts_per_device) * u64::from(devices));
     Some(PowerWish { budget, watts_per_replica, priority: power.priority })
 }
 

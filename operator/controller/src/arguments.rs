@@ -23,6 +23,12 @@ pub(crate) fn of_worker(template: &Template, model: &str, threads: Option<usize>
     for name in template.names.iter() {
         give("served-name", name.to_string());
     }
+    let parallelism = template.parallelism;
+    if parallelism.ranks() > 1 {
+        give("tensor", parallelism.tensor().to_string());
+        give("pipeline", parallelism.pipeline().to_string());
+        give("devices-per-member", parallelism.devices_per_member().to_string());
+    }
     if let Some(threads) = threads {
         give("threads", threads.to_string());
     }
@@ -38,6 +44,23 @@ pub(crate) fn of_worker(template: &Template, model: &str, threads: Option<usize>
     };
     give("prefix-cache", prefix_cache.to_owned());
     arguments
+}
+
+/// The arguments by which a member of a replica of several ranks finds the others. `members` are
+/// addresses of the first rank of each member; their further ranks are on the ports after it.
+pub(crate) fn of_member(
+    replica: String,
+    member: String,
+    members: &[String],
+    listen: String,
+) -> Vec<String> {
+    let flags = [
+        ("--replica", replica),
+        ("--member", member),
+        ("--members", members.join(",")),
+        ("--links-listen", listen),
+    ];
+    flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
 }
 
 #[cfg(test)]

@@ -59,6 +59,8 @@ pub enum Reason {
     OutOfMemoryKilled,
     /// The machine under a worker is gone; the worker is started on another.
     NodeLost,
+    /// A rank of a replica is lost; the others wait for it.
+    RankFailed,
     /// No machine has room for a worker, or none that it may use.
     Unschedulable,
     /// The program of the worker cannot be fetched.
@@ -109,7 +111,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason there is, in the order in which they are declared.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Serving,
         Self::Starting,
         Self::Fetching,
@@ -122,6 +124,7 @@ impl Reason {
         Self::BackingOff,
         Self::OutOfMemoryKilled,
         Self::NodeLost,
+        Self::RankFailed,
         Self::Unschedulable,
         Self::ImageMissing,
         Self::MountMissing,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::{
     DeploymentName, LabelValue, ModelUri, ObjectName, ResourceName, ServedNames, Sha256, ZoneName,
 };
+use crate::parallelism::Parallelism;
 use crate::power::PowerWish;
 use crate::rollout::Rollout;
 use crate::scaling::ScalingWish;
@@ -54,6 +55,8 @@ pub struct Template {
     pub backend: Backend,
     /// The limits of the engine.
     pub engine: EngineLimits,
+    /// Into how many ranks a replica is cut.
+    pub parallelism: Parallelism,
     /// What each member may use of the machine.
     pub resources: Resources,
     /// Where members may run; empty: anywhere.
@@ -91,13 +94,13 @@ pub struct ModelSource {
 pub enum Backend {
     /// The processor's cores.
     Cpu,
-    /// One accelerator of each member.
+    /// Accelerators: one for each rank.
     Cuda(Accelerator),
     /// Nothing: it takes the time and the watts that a model of an engine would, and says so.
     Sim,
 }
 
-/// The accelerator of a member, in words of the world that hands them out.
+/// The accelerators of members, in words of the world that hands them out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accelerator {
     /// As what they are counted.
@@ -165,6 +168,12 @@ impl fmt::Display for Revision {
 }
 
 impl Template {
+    /// Memory that must be free before a replica is started: that of all its members.
+    pub fn memory(&self) -> Bytes {
+        let Bytes(each) = self.resources.memory.unwrap_or_default();
+        Bytes(each.saturating_mul(self.parallelism.members().into()))
+    }
+
     /// FNV-1a (64 bits) over the fields written out in a fixed order.
     pub fn revision(&self) -> Revision {
         let mut hash = Fnv1a::new();
@@ -220,6 +229,11 @@ impl Template {
             hash.field("accelerator.resource", resource.as_str());
             hash.field("accelerator.product", product.as_ref().map_or("", LabelValue::as_str));
             hash.field("accelerator.runtime", runtime.as_ref().map_or("", ObjectName::as_str));
+        }
+        if self.parallelism != Parallelism::default() {
+            hash.field("tensor", &self.parallelism.tensor().to_string());
+            hash.field("pipeline", &self.parallelism.pipeline().to_string());
+            hash.field("devicesPerMember", &self.parallelism.devices_per_member().to_string());
         }
         for zone in &self.zones {
             hash.field("zone", zone.as_str());

@@ -15,8 +15,10 @@
 mod backoff;
 mod condition;
 mod deployment;
+pub mod group;
 mod names;
 mod observed;
+mod parallelism;
 pub mod power;
 mod replicas;
 mod rollout;
@@ -39,6 +41,7 @@ pub use names::{
 pub use observed::{
     Observed, PendingReason, Phase, Replica, ReplicaId, WeightsFault, WorkerFailure,
 };
+pub use parallelism::{InvalidParallelism, Parallelism};
 pub use replicas::{Action, DRAIN_GRACE, NextCheck, Plan, SILENT_MAX, plan};
 pub use rollout::{ROLLOUT_FAILURES_MAX, Rollout, Strategy};
 pub use scaling::ScalingWish;

@@ -73,6 +73,11 @@ pub enum Phase {
     },
     /// It has the weights and is loading them.
     Loading,
+    /// Its members are there, and their ranks have not met, or have parted.
+    Apart {
+        /// Which rank was lost, where it ran, and its last words; `None`: none was, it begins.
+        lost: Option<String>,
+    },
     /// It answers requests.
     Ready,
     /// It does not run.
@@ -156,6 +161,8 @@ pub enum WorkerFailure {
     OutOfMemory(String),
     /// The machine it ran on is gone, or has not been heard of for too long.
     NodeLost(String),
+    /// One of its members ended in any other way: which rank, where it ran, and how.
+    Rank(String),
     /// It ended in any other way; the exit code or signal, in words.
     Ended(String),
 }
@@ -168,6 +175,7 @@ impl fmt::Display for WorkerFailure {
             | Self::NoUsableGpu(words)
             | Self::OutOfMemory(words)
             | Self::NodeLost(words)
+            | Self::Rank(words)
             | Self::Ended(words) => f.write_str(words),
         }
     }

@@ -187,7 +187,8 @@ fn usefulness(replica: &Replica) -> u8 {
         Phase::Silent { .. } => 2,
         Phase::Fetching { .. } => 3,
         Phase::Loading => 4,
-        Phase::Ready => 5,
+        Phase::Apart { .. } => 5,
+        Phase::Ready => 6,
     }
 }
 
@@ -253,7 +254,7 @@ impl Pass {
         let holds = strategy.waits_for_drains();
         let taken = if holds { observed.replicas.len() } else { staying.count() };
         let room = most.saturating_sub(taken);
-        let memory = desired.template.resources.memory.unwrap_or_default();
+        let memory = desired.template.memory();
         let mut free = observed.memory_free;
         for id in free_ids(observed).take(missing.min(room)) {
             let left = free.map(|Bytes(free)| free.checked_sub(memory.0).map(Bytes));

@@ -19,6 +19,7 @@ pub(crate) fn template(uri: &str) -> Template {
             kv_cache: Bytes(1 << 30),
             prefix_cache: PrefixCache::Tenant,
         },
+        parallelism: Parallelism::default(),
         resources: Resources { memory: Some(Bytes(10)), ..Resources::default() },
         zones: [].into(),
         overlay: Overlay::default(),

@@ -1,7 +1,9 @@
 //! What to say about a model deployment: its conditions, from what was wished and seen.
 
 use crate::deployment::Desired;
-use crate::observed::{Observed, PendingReason, Phase, Replica, WeightsFault, WorkerFailure};
+use crate::observed::{
+    Observed, PendingReason, Phase, Replica, ReplicaId, WeightsFault, WorkerFailure,
+};
 use crate::power::{Allowance, Verdict};
 use crate::rollout::Stage;
 use crate::units::{Bytes, Millis, Moment};
@@ -144,11 +146,15 @@ impl<'a> Seen<'a> {
                 WorkerFailure::NodeLost(_) => {
                     format!("replica {id} is started elsewhere: {failure}")
                 }
+                WorkerFailure::Rank(lost) => parted(id, lost),
                 _ => format!(
                     "replica {id} ended {times} times and is started again after a wait: {failure}"
                 ),
             };
             return say(failure_reason(failure), words);
+        }
+        if let Some((id, lost)) = self.parted() {
+            return say(Reason::RankFailed, parted(id, lost));
         }
         if let Some((replica, why)) = self.stuck() {
             let words = format!("replica {} cannot start: {why}", replica.id);
@@ -164,6 +170,9 @@ impl<'a> Seen<'a> {
             }
             Some((id, Phase::Loading)) => {
                 say(Reason::Loading, format!("replica {id} is loading weights"))
+            }
+            Some((id, Phase::Apart { .. })) => {
+                say(Reason::Starting, format!("the ranks of replica {id} are about to meet"))
             }
             Some((id, _)) => say(Reason::Starting, format!("replica {id} is starting")),
             None => say(Reason::Starting, "more are about to start".into()),
@@ -204,6 +213,14 @@ impl<'a> Seen<'a> {
         })
     }
 
+    /// A replica whose ranks wait for one that was lost.
+    fn parted(&self) -> Option<(ReplicaId, &'a str)> {
+        self.coming.iter().find_map(|replica| match &replica.phase {
+            Phase::Apart { lost: Some(lost) } => Some((replica.id, lost.as_str())),
+            _ => None,
+        })
+    }
+
     /// A replica that waits for more than its turn.
     fn stuck(&self) -> Option<(&'a Replica, &'a PendingReason)> {
         self.coming.iter().find_map(|replica| match &replica.phase {
@@ -214,7 +231,8 @@ impl<'a> Seen<'a> {
     }
 
     fn weights_available(&self) -> Finding {
-        let loads = |replica: &&Replica| matches!(replica.phase, Phase::Loading);
+        let loads =
+            |replica: &&Replica| matches!(replica.phase, Phase::Loading | Phase::Apart { .. });
         if self.ready_current > 0 || self.coming.iter().any(loads) {
             return (Truth::True, Reason::WeightsLoaded, "the weights were accepted".into());
         }
@@ -240,6 +258,10 @@ impl<'a> Seen<'a> {
             None => "no replica has loaded them yet".into(),
         }
     }
+}
+
+fn parted(id: ReplicaId, lost: &str) -> String {
+    format!("replica {id} lost {lost}; its other ranks wait for it")
 }
 
 /// `: 43 % of 98 MB`; nothing before anything has come.
@@ -275,6 +297,7 @@ fn failure_reason(failure: &WorkerFailure) -> Reason {
         WorkerFailure::NoUsableGpu(_) => Reason::NoUsableGpu,
         WorkerFailure::OutOfMemory(_) => Reason::OutOfMemoryKilled,
         WorkerFailure::NodeLost(_) => Reason::NodeLost,
+        WorkerFailure::Rank(_) => Reason::RankFailed,
         WorkerFailure::Ended(_) => Reason::BackingOff,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
@@ -12,12 +13,13 @@ use serde::Serialize;
 use tokio::task::JoinError;
 
 use super::cluster::Seen;
+use super::gang::{Order, Orders};
 use super::observe::Parts;
 use super::shelf::Shelf;
 use super::status::Report;
-use super::work::{Ended, Step, Tools, Work, Write};
+use super::work::{self, Ended, Step, Tools, Work, Write};
 use super::{
-    DECISION_AGE_MAX, DECISIONS_AT_ONCE, Kubernetes, apply, build, labels, observe, status,
+    DECISION_AGE_MAX, DECISIONS_AT_ONCE, Kubernetes, apply, build, events, labels, observe, status,
 };
 use crate::world::{Decision, Done, Outcome, World};
 
@@ -81,6 +83,14 @@ impl Kubernetes {
                             let error = crate::reconcile::one_line(&error);
                             tracing::warn!(power_budget = name, error, "its status is not written");
                         }
+                    }
+                }
+                Ok(Ended::Group(set, written, result)) => {
+                    self.groups_under_way.remove(&set);
+                    written.into_iter().for_each(|pod| drop(self.cluster.take(pod)));
+                    if let Err(error) = result {
+                        let (error, set) = (crate::reconcile::one_line(&error), set.1);
+                        tracing::warn!(set, error, "a group of members is not placed");
                     }
                 }
                 Err(error) => {
@@ -169,14 +179,16 @@ impl Kubernetes {
                     add(Write::DeleteSet(Box::new(parts.set.clone())), Some(action));
                 }
                 // What goes anyway need not be waited for on a node that does not answer.
-                if let Some(pod) = parts.pod.filter(|_| parts.is_unreachable()) {
+                let unreachable = parts.members.iter().filter(|member| member.is_unreachable());
+                for pod in unreachable.filter_map(|member| member.pod) {
                     add(Write::ForgetPod(Box::new(pod.clone())), None);
                 }
             }
             // What ends on a node that is there, the kubelet starts again.
             Action::Restart(id) => {
-                let Some(parts) = self.parts(name, id).filter(Parts::is_lost) else { return };
-                if let Some(pod) = parts.pod {
+                let Some(parts) = self.parts(name, id) else { return };
+                let lost = parts.members.iter().filter(|member| member.is_lost());
+                for pod in lost.filter_map(|member| member.pod) {
                     add(Write::ForgetPod(Box::new(pod.clone())), Some(action));
                 }
             }
@@ -236,19 +248,52 @@ impl Kubernetes {
         }
     }
 
+    /// Lets groups of members through to nodes, and withdraws those that found none.
+    pub(super) fn place_groups(&mut self) {
+        let now = self.now();
+        let Orders { orders, next_check } = self.cluster.group_orders(now);
+        let is_free = |set: &StatefulSet| !self.groups_under_way.contains(&key(set));
+        let orders: Vec<_> = orders
+            .into_iter()
+            .filter(|(set, _)| is_free(set))
+            .map(|(set, order)| {
+                let name = labels::deployment_of(set);
+                let owner = name.as_ref().and_then(|name| self.cluster.owner(name)).cloned();
+                (key(set), owner, order)
+            })
+            .collect();
+        self.group_check = next_check;
+        for (set, owner, order) in orders {
+            self.groups_under_way.insert(set.clone());
+            if let (Order::Withdraw(_), Some(owner)) = (&order, &owner) {
+                self.teller.tell(&set.0, owner, vec![events::withdrawn(&set.1)]);
+            }
+            let client = self.config.client.clone();
+            self.writing.spawn(async move {
+                let (mut written, name) = (Vec::new(), (set.0.as_str(), set.1.as_str()));
+                let result = work::place(&client, name, order, now, &mut written).await;
+                Ended::Group(set, written, result)
+            });
+        }
+    }
+
     /// Passes the order to drain on to members that have not had it.
     pub(super) fn order_drains(&mut self, desired: &Desired) {
         let now = self.now();
         let draining: Vec<_> = self
             .cluster
             .parts(&desired.name, &self.members, now)
-            .filter(|parts| observe::is_draining(*parts))
-            .filter_map(|parts| parts.pod?.metadata.uid.clone())
+            .filter_map(|parts| observe::drains(&parts)?.metadata.uid.clone())
             .collect();
         for pod in draining {
             self.members.drain(&desired.name, &pod, desired.drain);
         }
     }
+}
+
+/// Namespace and name of a replica's StatefulSet.
+fn key(set: &StatefulSet) -> (String, String) {
+    (set.namespace().unwrap_or_default(), set.name_any())
 }
 
 /// Whether an object is not there as it is wished.

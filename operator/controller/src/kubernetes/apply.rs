@@ -166,6 +166,34 @@ where
     delete_with(client, object, params).await
 }
 
+/// Lets a member of a group be placed, exactly this one.
+pub(super) async fn lift_gate(
+    client: &Client,
+    pod: &Pod,
+    now: Moment,
+) -> Result<Option<Pod>, ApplyError> {
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let lifted = json!({
+        "metadata": {
+            "uid": pod.uid(),
+            "annotations": { labels::PLACING_SINCE: observe::time(now).to_string() },
+        },
+        "spec": { "schedulingGates": null },
+    });
+    let doing = Doing { verb: "placing", kind: "Pod", namespace: &namespace, name: &name };
+    let params = PatchParams {
+        field_manager: Some(labels::OBJECTS_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    doing.ask(api.patch(&name, &params, &Patch::Merge(&lifted))).await
+}
+
+/// Deletes a member of a group, exactly this one: its StatefulSet makes another.
+pub(super) async fn withdraw(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
+    delete_with(client, pod, exactly(pod.uid())).await
+}
+
 /// Deletes a pod whose node cannot say any more that it ended.
 pub(super) async fn forget(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
     let params = DeleteParams { grace_period_seconds: Some(0), ..exactly(pod.uid()) };

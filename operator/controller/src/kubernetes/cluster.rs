@@ -17,7 +17,8 @@ use naru_plan::{
 use naru_protocol::Endpoint;
 
 use super::follow::Members;
-use super::observe::{self, Nodes, Parts};
+use super::gang::{self, Group, Orders};
+use super::observe::{self, Found, Nodes, Parts};
 use super::placement::Placement;
 use super::power::PowerBudgets;
 use super::roster;
@@ -308,13 +309,14 @@ impl Cluster {
         let name = name.clone();
         let sets = self.sets.of(&name);
         sets.map(move |set| {
-            let pod = self.pods.get(&name, &format!("{}-0", set.name_any()));
-            let node = pod.and_then(node_name).and_then(|node| self.nodes.get(node)).copied();
-            let told = pod.and_then(|pod| members.told(&name, pod.metadata.uid.as_deref()?));
             let owner = self.owner(&name);
             let is_foreign = owner.is_some_and(|owner| is_owned_by_another(set, &owner.uid));
-            let trouble = self.trouble(set, pod);
-            Parts { set, pod, node, told, trouble, is_foreign, now }
+            Parts::new(set, is_foreign, now, |pod| {
+                let pod = self.pods.get(&name, pod);
+                let node = pod.and_then(node_name).and_then(|node| self.nodes.get(node)).copied();
+                let told = pod.and_then(|pod| members.told(&name, pod.metadata.uid.as_deref()?));
+                Found { pod, node, told, trouble: self.trouble(set, pod) }
+            })
         })
     }
 
@@ -327,12 +329,22 @@ impl Cluster {
     ) -> Observed {
         let mut lines = BTreeMap::new();
         let replica = |parts: Parts<'_>| {
-            let mut replica = observe::replica(parts)?;
-            self.name_refusals(&mut replica, parts.pod, &mut lines);
+            let mut replica = observe::replica(&parts)?;
+            self.name_refusals(&mut replica, &parts, &mut lines);
             Some(replica)
         };
         let replicas = self.parts(name, members, now).filter_map(replica).collect();
         Observed { replicas, memory_free: None }
+    }
+
+    /// Which groups of members are let through to nodes, and which are withdrawn.
+    pub(super) fn group_orders(&self, now: Moment) -> Orders<'_> {
+        let groups: Vec<_> = self.sets.all().filter_map(|set| self.group(set)).collect();
+        gang::decide(&groups, &self.placement, self.pods.all(), now)
+    }
+
+    fn group<'a>(&'a self, set: &'a StatefulSet) -> Option<Group<'a>> {
+        Group::of(set, |pod| self.pods.get(&labels::deployment_of(set)?, pod))
     }
 
     /// Says of a replica without a node why each refuses it, where only the scheduler's words are.
@@ -340,13 +352,19 @@ impl Cluster {
     fn name_refusals(
         &self,
         replica: &mut Replica,
-        pod: Option<&Pod>,
+        parts: &Parts<'_>,
         lines: &mut BTreeMap<Revision, String>,
     ) {
-        let Phase::Pending { why: PendingReason::Unschedulable(words) } = &mut replica.phase else {
+        let Phase::Pending { why } = &mut replica.phase else { return };
+        if *why == PendingReason::Placing {
+            let group = self.group(parts.set);
+            let lacks = group.and_then(|it| it.lacks_room(&self.placement, self.pods.all()));
+            *why = lacks.map_or(PendingReason::Placing, PendingReason::Unschedulable);
             return;
-        };
-        if let Some(pod) = pod {
+        }
+        let PendingReason::Unschedulable(words) = why else { return };
+        let mut pods = parts.members.iter().filter_map(|member| member.pod);
+        if let Some(pod) = pods.find(|pod| node_name(pod).is_none()) {
             let line = || self.placement.refusals(pod, self.pods.all(), words);
             *words = lines.entry(replica.revision).or_insert_with(line).clone();
         }
@@ -362,8 +380,8 @@ impl Cluster {
         let names = build::served_names(desired);
         self.parts(&desired.name, members, now)
             .filter(|parts| parts.set.annotations().get(labels::SERVED_NAMES) == Some(&names))
-            .filter(|parts| observe::replica(*parts).is_some())
-            .map(observe::endpoint)
+            .filter(|parts| observe::replica(parts).is_some())
+            .map(|parts| observe::endpoint(&parts))
             .collect()
     }
 

@@ -71,6 +71,14 @@ pub(super) fn news(decision: &Decision, done: &[Action], before: &[Written]) -> 
     news
 }
 
+/// A group of members of which not all found a node.
+pub(super) fn withdrawn(set: &str) -> News {
+    let note = format!(
+        "not all members of {set} found a node in time: none keeps one until all can have one"
+    );
+    News { is_warning: true, reason: "GroupWithdrawn".to_owned(), note }
+}
+
 /// Whether the number of replicas is changed, to the wished one.
 fn is_scaled(there: usize, created: usize, wished: usize, done: &[Action]) -> bool {
     (created > 0 && created + there == wished) || (there > wished && !done.is_empty())

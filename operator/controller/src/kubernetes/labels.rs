@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt;
-use naru_plan::{DeploymentName, ReplicaId, Revision};
+use naru_plan::{DeploymentName, Parallelism, ReplicaId, Revision};
 
 /// Who writes the fields of the objects that make up a replica.
 pub(super) const OBJECTS_MANAGER: &str = "naru.dev/model-deployment";
@@ -17,13 +18,19 @@ pub(super) const MANAGED: &str = "app.kubernetes.io/managed-by=naru";
 
 pub(super) const DEPLOYMENT: &str = "naru.dev/model-deployment";
 pub(super) const REPLICA: &str = "naru.dev/replica";
-pub(super) const MEMBER: &str = "naru.dev/member";
+/// The label by which a StatefulSet numbers its pods: which member it is.
+pub(super) const MEMBER: &str = "apps.kubernetes.io/pod-index";
 pub(super) const REVISION: &str = "naru.dev/revision";
 
 /// When a replica was told to drain, in RFC 3339.
 pub(super) const DRAIN_SINCE: &str = "naru.dev/drain-since";
+/// Since when a member of a group has looked for a node, in RFC 3339.
+pub(super) const PLACING_SINCE: &str = "naru.dev/placing-since";
 /// The names that a replica answers to, separated by commas.
 pub(super) const SERVED_NAMES: &str = "naru.dev/served-names";
+
+/// How many ranks each member of a replica holds; not there: one.
+pub(super) const DEVICES_PER_MEMBER: &str = "naru.dev/devices-per-member";
 
 /// The power budget that a replica is charged to, and its watts.
 pub(super) const CHARGED_BUDGET: &str = "naru.dev/charged-power-budget";
@@ -32,9 +39,11 @@ pub(super) const CHARGED_WATTS: &str = "naru.dev/charged-watts";
 /// The label by which Kubernetes says in which zone a node is.
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// Where a member listens: OpenAI's API, the operator's gRPC, metrics and probes.
+/// Where a member listens: OpenAI's API, the operator's gRPC, its first rank's links to
+/// others, metrics and probes.
 pub(super) const HTTP_PORT: i32 = 8000;
 pub(super) const CONTROL_PORT: i32 = 8001;
+pub(super) const LINKS_PORT: i32 = 8002;
 pub(super) const OPS_PORT: i32 = 9090;
 
 /// What an object bears that is for all deployments of a namespace.
@@ -89,6 +98,24 @@ pub(super) fn revision_of<K: ResourceExt>(object: &K) -> Option<Revision> {
 /// The name of a replica, and of its StatefulSet.
 pub(super) fn replica_name(name: &DeploymentName, id: ReplicaId) -> String {
     format!("{}-{id}", name.name())
+}
+
+/// The names of the pods of a replica's members, in their order; there is always the first.
+pub(super) fn pods_of(set: &StatefulSet) -> Vec<String> {
+    (0..members_of(set)).map(|member| format!("{}-{member}", set.name_any())).collect()
+}
+
+/// Members of a replica.
+pub(super) fn members_of(set: &StatefulSet) -> u32 {
+    set.spec.replicas.and_then(|replicas| u32::try_from(replicas).ok()).unwrap_or(1).max(1)
+}
+
+/// How many ranks a replica has, and its members; not how it is cut into them.
+pub(super) fn parallelism_of(set: &StatefulSet) -> Parallelism {
+    let each = set.annotations().get(DEVICES_PER_MEMBER).and_then(|each| each.parse().ok());
+    let each: u32 = each.unwrap_or(1);
+    let ranks = members_of(set).saturating_mul(each);
+    Parallelism::new(ranks, 1, each).unwrap_or_default()
 }
 
 /// The headless Service that gives members stable names.

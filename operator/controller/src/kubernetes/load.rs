@@ -21,12 +21,12 @@ pub(super) fn load<'a>(
         ..Load::default()
     };
     for parts in parts {
-        let replica = observe::replica(parts);
+        let replica = observe::replica(&parts);
         let is_ready = |phase: &Phase| matches!(phase, Phase::Ready);
         if !replica.is_some_and(|r| r.drain_since.is_none() && is_ready(&r.phase)) {
             continue;
         }
-        match parts.told.filter(|told| told.is_live) {
+        match parts.first().told.filter(|told| told.is_live) {
             Some(told) => load.replicas.push(of_replica(&told.report)),
             None => load.unheard += 1,
         }

@@ -1,4 +1,4 @@
-//! A cluster: replicas are StatefulSets of one pod, wishes are custom resources.
+//! A cluster: replicas are StatefulSets with a pod for each member, wishes are custom resources.
 //!
 //! ```text
 //! watches ──► cluster (what was seen) ──► observe (pure) ──► plan
@@ -17,6 +17,7 @@ mod cluster;
 mod connect;
 mod events;
 mod follow;
+mod gang;
 mod labels;
 mod lead;
 mod load;
@@ -49,6 +50,7 @@ use naru_protocol::Endpoint;
 use naru_protocol::tls::Identity;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 pub use self::apply::ApplyError;
 pub use self::build::{WeightsCache, WorkerImage};
@@ -110,6 +112,10 @@ pub struct Kubernetes {
     outcomes: Vec<Outcome<ApplyError>>,
     /// Power budgets whose status is being written.
     budgets_under_way: BTreeSet<String>,
+    /// Groups of members that are being let through or withdrawn, by their StatefulSets.
+    groups_under_way: BTreeSet<(String, String)>,
+    /// When groups are to be looked at again though nothing has changed.
+    group_check: Option<Moment>,
     /// When a request to a deployment was last heard of.
     last_asked: BTreeMap<DeploymentName, Moment>,
     /// The demand that was seen last.
@@ -138,6 +144,8 @@ impl Kubernetes {
             writing: JoinSet::new(),
             outcomes: Vec::new(),
             budgets_under_way: BTreeSet::new(),
+            groups_under_way: BTreeSet::new(),
+            group_check: None,
             last_asked: BTreeMap::new(),
             demand: Arc::default(),
             seen,
@@ -246,6 +254,7 @@ impl World for Kubernetes {
         self.waiting.extend(decisions.into_iter().map(|decision| (now, decision)));
         self.unreported.append(&mut self.unreported_again);
         self.begin_more();
+        self.place_groups();
     }
 
     fn outcomes(&mut self) -> Vec<Outcome<ApplyError>> {
@@ -283,7 +292,12 @@ impl World for Kubernetes {
 
     async fn changed(&mut self) -> Changed {
         while self.outcomes.is_empty() {
+            let check = self.group_check.map(|at| Duration::from_millis(at.since(self.now()).0));
             tokio::select! {
+                () = sleep(check.unwrap_or_default()), if check.is_some() => {
+                    self.group_check = None;
+                    return Changed::nothing();
+                }
                 Some(seen) = self.seen.recv() => return self.take_seen(seen),
                 names = self.members.changed() => return self.take_heard(names),
                 Ok(()) = self.config.demands.changed() => return self.take_demand(),

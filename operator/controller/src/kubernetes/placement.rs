@@ -66,6 +66,28 @@ impl Placement {
         self.held = OnceLock::new();
     }
 
+    /// How many of `wanted`, which are alike, the nodes take together.
+    pub(super) fn room_for<'a>(
+        &self,
+        wanted: &[&Pod],
+        pods: impl Iterator<Item = &'a Pod>,
+    ) -> usize {
+        let held = self.held.get_or_init(|| held(pods));
+        let mut rooms: Vec<_> = self.places.iter().map(|place| room(place, held)).collect();
+        let places = || self.places.values();
+        let mut taken = 0;
+        for spec in wanted.iter().filter_map(|pod| pod.spec.as_ref()) {
+            let ask = Ask::of(spec);
+            let takes = |(place, room): &(&Place, &mut Room)| {
+                RULES.iter().all(|rule| rule(&ask, place, room).is_none())
+            };
+            let Some((_, room)) = places().zip(&mut rooms).find(takes) else { break };
+            *room = room.without(&ask.room);
+            taken += 1;
+        }
+        taken
+    }
+
     /// Why no node takes `pod`, of which the scheduler says `said`.
     pub(super) fn refusals<'a>(
         &self,
@@ -79,7 +101,7 @@ impl Placement {
         let mut unexplained = 0;
         let mut groups: BTreeMap<(usize, String), Vec<&str>> = BTreeMap::new();
         for (name, place) in &self.places {
-            let room = held.get(name).map_or(place.room.clone(), |held| place.room.without(held));
+            let room = room((name, place), held);
             let refusal = RULES.iter().enumerate().find_map(|(order, rule)| {
                 let words = rule(&ask, place, &room)?;
                 // The last rules first: nodes of these lack the least.
@@ -92,6 +114,11 @@ impl Placement {
         }
         line(&groups, unexplained, said)
     }
+}
+
+/// What pods of naru leave of a place.
+fn room((name, place): (&String, &Place), held: &BTreeMap<String, Room>) -> Room {
+    held.get(name).map_or_else(|| place.room.clone(), |held| place.room.without(held))
 }
 
 /// The groups of nodes in one line, bounded; with the scheduler's own words where ours end.

@@ -95,7 +95,7 @@ impl<K: ResourceExt> Shelf<K> {
     }
 
     /// Everything.
-    pub(super) fn all(&self) -> impl Iterator<Item = &K> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &K> + Clone {
         self.objects.values()
     }
 }

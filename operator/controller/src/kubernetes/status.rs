@@ -170,7 +170,10 @@ mod tests {
         let status = of(&[], &observed, &ModelDeploymentStatus::default());
         let counted = (status.replicas, status.ready_replicas, status.updated_replicas);
         assert_eq!(counted, (3, 1, 2), "one drains, one comes");
-        assert_eq!(status.selector, "naru.dev/model-deployment=solar,naru.dev/member=0");
+        assert_eq!(
+            status.selector,
+            "naru.dev/model-deployment=solar,apps.kubernetes.io/pod-index=0"
+        );
         assert_eq!(status.observed_generation, Some(4));
     }
 

@@ -15,6 +15,7 @@ use naru_plan::{Action, DeploymentName, Moment, ReplicaId};
 use super::apply::{self, ApplyError};
 use super::cluster::Seen;
 use super::events::{self, Teller};
+use super::gang::Order;
 use super::metrics::Metrics;
 use super::spans::Span;
 use crate::world::{Decision, Done, Outcome};
@@ -78,8 +79,37 @@ pub(super) enum Ended {
     Decision(Outcome<ApplyError>, Vec<Seen>),
     /// A refusal, that was reported or could not be.
     Refusal(DeploymentName, Result<(), ApplyError>),
+    /// What was asked of the pods of a group, by namespace and name of their StatefulSet: those that
+    /// were written, and what stopped it.
+    Group((String, String), Vec<Seen>, Result<(), ApplyError>),
     /// The status of a power budget, as it stands there now, or why it could not be written.
     PowerBudget(String, Result<Option<Box<DynamicObject>>, ApplyError>),
+}
+
+/// Lets the pods of one group through, or deletes them.
+pub(super) async fn place(
+    client: &Client,
+    (namespace, set): (&str, &str),
+    order: Order,
+    now: Moment,
+    written: &mut Vec<Seen>,
+) -> Result<(), ApplyError> {
+    match order {
+        Order::Lift(pods) => {
+            tracing::info!(namespace, set, members = pods.len(), "placing a group");
+            for pod in &pods {
+                let lifted = apply::lift_gate(client, pod, now).await?;
+                written.extend(lifted.map(|pod| Seen::Pod(Event::Apply(pod))));
+            }
+        }
+        Order::Withdraw(pods) => {
+            tracing::warn!(namespace, set, members = pods.len(), "withdrawing a group");
+            for pod in &pods {
+                apply::withdraw(client, pod).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Work {

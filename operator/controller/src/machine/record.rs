@@ -90,6 +90,7 @@ impl Record {
                 Phase::Fetching { done: Bytes(fetch.bytes_done), total }
             }
             State::Loading => Phase::Loading,
+            State::Apart => Phase::Apart { lost: Some(words()) },
             State::Ready => {
                 self.has_served = true;
                 self.ready_since.get_or_insert(now);

@@ -59,7 +59,7 @@ fn words(phase: &Phase) -> Option<String> {
             let (done, total) = (mebibytes(*done), mebibytes(*total));
             Some(format!("fetching {percent:>3} % ({done} of {total})"))
         }
-        Phase::Loading => Some("loading".to_owned()),
+        Phase::Loading | Phase::Apart { .. } => Some("loading".to_owned()),
         Phase::Pending { .. } => Some("waiting".to_owned()),
         Phase::Ready | Phase::Stopped { .. } => None,
     }

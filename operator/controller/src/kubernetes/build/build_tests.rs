@@ -78,11 +78,43 @@ fn a_replica() {
         "naru.dev/revision": revision,
     });
     check_at("its labels", "", "/metadata/labels", labels.clone());
-    let mut of_pod = labels;
-    of_pod["naru.dev/member"] = "0".into();
-    check_at("its pod's", "", "/spec/template/metadata/labels", of_pod);
+    check_at("its pod's", "", "/spec/template/metadata/labels", labels);
     let selector = json!({"naru.dev/model-deployment": "solar", "naru.dev/replica": "3"});
     check_at("what it selects", "", "/spec/selector/matchLabels", selector);
+}
+
+#[test]
+fn a_group() {
+    let cut = "parallelism: {tensor: 2, pipeline: 2}";
+    check_at("a pod for each member", cut, "/spec/replicas", json!(4));
+    check_at("one member", "", "/spec/replicas", json!(1));
+    check_pod("at the gate", cut, "/schedulingGates", json!([{"name": "naru.dev/group"}]));
+    check_pod("placed as it comes", "", "/schedulingGates", Value::Null);
+    let near = "/affinity/podAffinity/preferredDuringSchedulingIgnoredDuringExecution/0\
+                /podAffinityTerm/topologyKey";
+    check_pod("near each other", cut, near, json!("kubernetes.io/hostname"));
+    check_pod("not spread", cut, "/topologySpreadConstraints", Value::Null);
+    let field = json!({"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"});
+    check_pod("its number", cut, "/containers/0/env/1/valueFrom/fieldRef", field);
+    check_pod("its links", cut, "/containers/0/ports/2/containerPort", json!(8002));
+    let both = "parallelism: {tensor: 4, devicesPerMember: 2}, backend: cuda";
+    check_at("two ranks each", both, "/spec/replicas", json!(2));
+    let each = "/metadata/annotations/naru.dev~1devices-per-member";
+    check_at("as whoever names ranks needs to know", both, each, json!("2"));
+    let gpus = "/containers/0/resources/limits/nvidia.com~1gpu";
+    check_pod("two GPUs each", both, gpus, json!("2"));
+    let arguments = set(cut).pointer(&format!("{POD}/containers/0/args")).unwrap().clone();
+    let arguments: Vec<String> = serde_json::from_value(arguments).unwrap();
+    let value = |flag: &str| {
+        let place = arguments.iter().position(|argument| argument == flag).unwrap();
+        arguments[place + 1].as_str()
+    };
+    let cut = ["--tensor", "--pipeline", "--member"].map(value);
+    assert_eq!(cut, ["2", "2", "$(NARU_MEMBER)"]);
+    let members: Vec<_> = value("--members").split(',').collect();
+    assert_eq!(members.len(), 4);
+    assert_eq!(members[1], "solar-3-1.solar-members.serving.svc:8002");
+    assert_eq!(value("--replica"), "serving/solar-3");
 }
 
 #[test]

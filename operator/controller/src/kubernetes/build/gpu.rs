@@ -22,9 +22,11 @@ pub(super) fn of(desired: &Desired) -> Option<&Accelerator> {
     }
 }
 
-/// One of what nodes count; the cluster takes the limit for the request too.
+/// So many of what nodes count as a member holds ranks; the cluster takes the limit for the
+/// request too.
 pub(super) fn limits(desired: &Desired) -> Option<(String, Quantity)> {
-    Some((of(desired)?.resource.as_str().to_owned(), Quantity("1".to_owned())))
+    let devices = desired.template.parallelism.devices_per_member();
+    Some((of(desired)?.resource.as_str().to_owned(), Quantity(devices.to_string())))
 }
 
 /// `selector`, and the product that nodes must have.

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! ModelDeployment x ──► Service x-members, PodDisruptionBudget x
-//!      replica N    ──► StatefulSet x-N ──► pod x-N-0
+//!      replica N    ──► StatefulSet x-N ──► pods x-N-0, x-N-1, … one for each member
 //! ```
 
 mod gpu;
+mod group;
 mod pod;
 
 pub(super) use pod::CONTAINER;
@@ -121,14 +122,16 @@ pub(super) fn service(desired: &Desired, owner: &OwnerReference) -> Service {
     }
 }
 
-/// How many replicas an eviction must leave ready: all but one of the `most` that there may be,
-/// and never none.
+/// How many members an eviction must leave ready: those of all but one of the `most` replicas that
+/// there may be, and never of none. A replica goes with its first member: its others then count
+/// as evicted, and protect the rest.
 pub(super) fn budget(
     desired: &Desired,
     most: ReplicaCount,
     owner: &OwnerReference,
 ) -> PodDisruptionBudget {
-    let kept = most.0.saturating_sub(1).max(1);
+    let members = desired.template.parallelism.members();
+    let kept = if most.0 > 1 { most.0.saturating_mul(members) - 1 } else { members };
     PodDisruptionBudget {
         metadata: metadata(desired, desired.name.name().to_owned(), owner),
         spec: Some(PodDisruptionBudgetSpec {
@@ -182,6 +185,10 @@ pub(super) fn replica(
     let names = served_names(desired);
     let mut annotations = power::charge(desired);
     annotations.insert(labels::SERVED_NAMES.to_owned(), names);
+    let each = desired.template.parallelism.devices_per_member();
+    if each > 1 {
+        annotations.insert(labels::DEVICES_PER_MEMBER.to_owned(), each.to_string());
+    }
     metadata.annotations = Some(annotations);
     let selector: std::collections::BTreeMap<_, _> = own
         .iter()
@@ -191,7 +198,7 @@ pub(super) fn replica(
     StatefulSet {
         metadata,
         spec: StatefulSetSpec {
-            replicas: Some(1),
+            replicas: i32::try_from(desired.template.parallelism.members()).ok(),
             service_name: Some(labels::service_name(&desired.name)),
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
@@ -200,7 +207,7 @@ pub(super) fn replica(
             }),
             revision_history_limit: Some(0),
             selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
-            template: pod::template(desired, own, image),
+            template: pod::template(desired, id, own, image),
             ..StatefulSetSpec::default()
         },
         ..StatefulSet::default()

@@ -13,13 +13,13 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use naru_api::PodTemplate;
-use naru_plan::{Amounts, Bytes, ClaimedPath, Desired, Millicores};
+use naru_plan::{Amounts, Bytes, ClaimedPath, Desired, Millicores, ReplicaId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CACHE_CLAIM, WorkerImage, gpu};
+use super::{CACHE_CLAIM, WorkerImage, gpu, group};
 use crate::arguments;
-use crate::kubernetes::labels::{CONTROL_PORT, DEPLOYMENT, HTTP_PORT, MEMBER, OPS_PORT, ZONE};
+use crate::kubernetes::labels::{CONTROL_PORT, DEPLOYMENT, HTTP_PORT, LINKS_PORT, OPS_PORT, ZONE};
 use crate::kubernetes::power;
 
 /// The name of the one container.
@@ -46,6 +46,7 @@ const LIVENESS_PROBES_MAX: i32 = 15;
 /// The template of a member's pod.
 pub(super) fn template(
     desired: &Desired,
+    id: ReplicaId,
     mut labels: BTreeMap<String, String>,
     image: &WorkerImage,
 ) -> PodTemplateSpec {
@@ -53,7 +54,6 @@ pub(super) fn template(
     for (key, value) in &overlay.labels {
         labels.entry(key.clone()).or_insert_with(|| value.clone());
     }
-    labels.insert(MEMBER.to_owned(), "0".to_owned());
     let mut annotations = overlay.annotations.clone();
     annotations.extend(power::charge(desired));
     let metadata = ObjectMeta {
@@ -61,22 +61,23 @@ pub(super) fn template(
         annotations: some(annotations),
         ..ObjectMeta::default()
     };
-    PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(desired, overlay, image)) }
+    PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(desired, id, overlay, image)) }
 }
 
-fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec {
+fn spec(desired: &Desired, id: ReplicaId, overlay: PodTemplate, image: &WorkerImage) -> PodSpec {
     let mut tolerations = gpu::tolerations(desired);
     tolerations.extend(as_is::<Vec<Toleration>>(&overlay.tolerations));
     let seconds = desired.drain.0.div_ceil(1000) + TERMINATION_MARGIN_SECONDS;
     PodSpec {
-        affinity: affinity(desired),
+        affinity: affinity(desired, id),
         automount_service_account_token: Some(false),
-        containers: vec![container(desired, &overlay, image)],
+        containers: vec![container(desired, id, &overlay, image)],
         enable_service_links: Some(false),
         image_pull_secrets: list(as_is(&overlay.image_pull_secrets)),
         node_selector: some(gpu::node_selector(desired, overlay.node_selector.clone())),
         priority_class_name: overlay.priority_class_name.clone(),
         runtime_class_name: gpu::runtime_class(desired),
+        scheduling_gates: group::gates(desired),
         scheduler_name: overlay.scheduler_name.clone(),
         security_context: Some(PodSecurityContext {
             fs_group: Some(USER),
@@ -91,13 +92,18 @@ fn spec(desired: &Desired, overlay: PodTemplate, image: &WorkerImage) -> PodSpec
         }),
         termination_grace_period_seconds: i64::try_from(seconds).ok(),
         tolerations: list(tolerations),
-        topology_spread_constraints: Some(spread(desired)),
+        topology_spread_constraints: list(spread(desired)),
         volumes: Some(volumes(desired, &overlay, image)),
         ..PodSpec::default()
     }
 }
 
-fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Container {
+fn container(
+    desired: &Desired,
+    id: ReplicaId,
+    overlay: &PodTemplate,
+    image: &WorkerImage,
+) -> Container {
     let port = |name: &str, container_port| ContainerPort {
         name: Some(name.to_owned()),
         container_port,
@@ -105,17 +111,18 @@ fn container(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> C
         ..ContainerPort::default()
     };
     let env = env(desired, overlay, image);
+    let mut ports = vec![port("http", HTTP_PORT), port("grpc", CONTROL_PORT)];
+    if group::is_group(desired) {
+        ports.push(port("links", LINKS_PORT));
+    }
+    ports.push(port("ops", OPS_PORT));
     Container {
         name: CONTAINER.to_owned(),
         image: Some(image.image.clone()),
         image_pull_policy: Some(image.pull_policy.clone()),
-        args: Some(arguments(desired, image)),
+        args: Some(arguments(desired, id, image)),
         env: Some(env),
-        ports: Some(vec![
-            port("http", HTTP_PORT),
-            port("grpc", CONTROL_PORT),
-            port("ops", OPS_PORT),
-        ]),
+        ports: Some(ports),
         resources: Some(resources(desired)),
         startup_probe: Some(probe("/readyz", START_PROBES_MAX)),
         readiness_probe: Some(probe("/readyz", 1)),
@@ -144,6 +151,7 @@ fn env(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Vec<Env
         ..EnvVar::default()
     };
     let mut env = vec![variable(CACHE_VARIABLE, CACHE_DIR)];
+    env.extend(group::env(desired));
     let is_said = |name: &String| overlay.env.iter().any(|own| own.name == *name);
     let is_known = |name: &String| is_said(name) || image.env.contains_key(name);
     env.extend(gpu::env(desired).filter(|variable| !is_known(&variable.name)));
@@ -153,13 +161,14 @@ fn env(desired: &Desired, overlay: &PodTemplate, image: &WorkerImage) -> Vec<Env
     env
 }
 
-fn arguments(desired: &Desired, image: &WorkerImage) -> Vec<String> {
+fn arguments(desired: &Desired, id: ReplicaId, image: &WorkerImage) -> Vec<String> {
     let threads = desired.template.resources.threads.map(|threads| threads.0.get());
     let model = match desired.template.model.uri.claimed() {
         Some(ClaimedPath { path, .. }) => format!("{CLAIM_DIR}/{path}"),
         None => desired.template.model.uri.as_str().to_owned(),
     };
     let mut arguments = arguments::of_worker(&desired.template, &model, threads);
+    arguments.extend(group::arguments(desired, id));
     let mut give = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
     give("--listen", format!("0.0.0.0:{HTTP_PORT}"));
     give("--control-listen", format!("0.0.0.0:{CONTROL_PORT}"));
@@ -210,8 +219,8 @@ fn millicores(amount: u64) -> String {
     if amount.is_multiple_of(1000) { (amount / 1000).to_string() } else { format!("{amount}m") }
 }
 
-/// Only nodes in the zones of the wish; `None`: anywhere.
-fn affinity(desired: &Desired) -> Option<Affinity> {
+/// Only nodes in the zones of the wish, and members near each other; `None`: anywhere.
+fn affinity(desired: &Desired, id: ReplicaId) -> Option<Affinity> {
     let zones: Vec<_> =
         desired.template.zones.iter().map(|zone| zone.as_str().to_owned()).collect();
     let in_zones = NodeSelectorRequirement {
@@ -227,12 +236,21 @@ fn affinity(desired: &Desired) -> Option<Affinity> {
         }),
         ..NodeAffinity::default()
     };
-    let has_zones = !desired.template.zones.is_empty();
-    has_zones.then(|| Affinity { node_affinity: Some(node_affinity), ..Affinity::default() })
+    let node_affinity = (!desired.template.zones.is_empty()).then_some(node_affinity);
+    let (pod_affinity, pod_anti_affinity) = group::affinity(desired, id).unzip();
+    (node_affinity.is_some() || pod_affinity.is_some()).then_some(Affinity {
+        node_affinity,
+        pod_affinity,
+        pod_anti_affinity,
+    })
 }
 
 /// Replicas of one deployment are on different nodes, and in different zones, where they can be.
+/// Members of one are not spread: their affinity keeps replicas apart.
 fn spread(desired: &Desired) -> Vec<TopologySpreadConstraint> {
+    if group::is_group(desired) {
+        return Vec::new();
+    }
     let labels = [(DEPLOYMENT.to_owned(), desired.name.name().to_owned())];
     let by = |key: &str| TopologySpreadConstraint {
         max_skew: 1,

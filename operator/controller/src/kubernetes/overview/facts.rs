@@ -3,7 +3,7 @@
 //! Model deployments and budgets are read field by field: whatever version wrote them, what is
 //! there is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::super::cluster::node_name;
 use super::super::labels::{self, HTTP_PORT, ZONE};
-use super::super::observe::{self, NodeState, Parts};
+use super::super::observe::{self, Found, NodeState, Parts};
 use super::{Budget, Deployment, Overview, Replica};
 
 /// The objects that were listed; `None`: these could not be.
@@ -40,7 +40,7 @@ pub(super) fn overview(objects: &Objects, now: Moment) -> Overview {
     let pods: BTreeMap<_, _> =
         objects.pods.iter().map(|pod| ((pod.namespace(), pod.name_any()), pod)).collect();
     for set in &objects.sets {
-        let pod = pods.get(&(set.namespace(), format!("{}-0", set.name_any()))).copied();
+        let pod = |name: &str| pods.get(&(set.namespace(), name.to_owned())).copied();
         let shown = replica(set, pod, nodes.as_ref(), now);
         if let (Some(name), Some(shown)) = (labels::deployment_of(set), shown) {
             replicas.entry(name).or_default().push(shown);
@@ -97,37 +97,48 @@ fn wished(spec: &Value, status: &Value) -> u64 {
     last.unwrap_or_else(|| number(&scaling["minReplicas"], 1))
 }
 
-fn replica(
-    set: &StatefulSet,
-    pod: Option<&Pod>,
-    nodes: Option<&BTreeMap<String, &Node>>,
+fn replica<'a>(
+    set: &'a StatefulSet,
+    pod: impl Fn(&str) -> Option<&'a Pod>,
+    nodes: Option<&BTreeMap<String, &'a Node>>,
     now: Moment,
 ) -> Option<Replica> {
-    let on = pod.and_then(node_name);
-    let node = on.and_then(|on| nodes?.get(on).copied());
+    let node_of = |pod: &'a Pod| node_name(pod).and_then(|on| nodes?.get(on).copied());
     // Whoever may not look at nodes is not told that all are lost.
     let unseen = NodeState { is_ready: true, since: now, is_cordoned: false };
-    let state = node.map(observe::node).or_else(|| nodes.is_none().then_some(unseen));
-    let parts = Parts { set, pod, node: state, told: None, trouble: None, is_foreign: false, now };
-    let seen = observe::replica(parts)?;
+    let parts = Parts::new(set, false, now, |name| {
+        let pod = pod(name);
+        let node = pod.and_then(node_of).map(observe::node);
+        let node = node.or_else(|| nodes.is_none().then_some(unseen));
+        Found { pod, node, ..Found::default() }
+    });
+    let seen = observe::replica(&parts)?;
     let (phase, why) = if seen.drain_since.is_some() {
         ("Draining".to_owned(), String::new())
     } else {
         phase(&seen.phase)
     };
-    let ip = pod.and_then(observe::pod_ip);
+    let pods = || parts.members.iter().filter_map(|member| member.pod);
+    let ip = parts.first().pod.and_then(observe::pod_ip);
     Some(Replica {
         name: set.name_any(),
         phase,
         why,
-        node: on.map(str::to_owned),
-        zone: node.and_then(|node| node.labels().get(ZONE).cloned()),
+        node: distinct(pods().filter_map(node_name)),
+        zone: distinct(pods().filter_map(|pod| Some(node_of(pod)?.labels().get(ZONE)?.as_str()))),
         address: ip.map(|ip| observe::socket(ip, HTTP_PORT)),
         created: set.creation_timestamp(),
         revision: seen.revision.to_string(),
         failures: seen.failures.0,
         queue: None,
     })
+}
+
+/// Each once, in their order; `None`: there is none.
+fn distinct<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {
+    let distinct: BTreeSet<_> = words.collect();
+    let words: Vec<_> = distinct.into_iter().collect();
+    (!words.is_empty()).then(|| words.join(","))
 }
 
 /// A phase in one word, as conditions have it, and why it is no other.
@@ -138,6 +149,8 @@ fn phase(phase: &Phase) -> (String, String) {
         Phase::Silent { .. } => ("Ending", String::new()),
         Phase::Fetching { .. } => ("Fetching", String::new()),
         Phase::Loading => ("Loading", String::new()),
+        Phase::Apart { lost: Some(lost) } => ("RankFailed", lost.clone()),
+        Phase::Apart { lost: None } => ("Starting", String::new()),
         Phase::Stopped { failure, .. } => ("Stopped", failure.to_string()),
     };
     (word.to_owned(), why)

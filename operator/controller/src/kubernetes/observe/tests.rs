@@ -1,4 +1,5 @@
-use naru_plan::{ReplicaId, WeightsFault};
+use naru_plan::{Failures, ReplicaId, WeightsFault};
+use naru_protocol::worker::v1::State;
 use serde_json::{Value, json};
 
 use super::*;
@@ -73,6 +74,7 @@ fn words(replica: &Replica) -> String {
         Phase::Silent { .. } => "silent".to_owned(),
         Phase::Fetching { .. } => "fetching".to_owned(),
         Phase::Loading => "loading".to_owned(),
+        Phase::Apart { lost } => format!("apart: {lost:?}"),
         Phase::Ready => "ready".to_owned(),
         Phase::Stopped { failure, .. } => format!("stopped: {failure}"),
     };
@@ -108,21 +110,18 @@ fn case(pod: Option<Pod>) -> Case {
 
 impl Case {
     fn parts(&self) -> Parts<'_> {
-        Parts {
-            set: &self.set,
+        Parts::new(&self.set, self.is_foreign, NOW, |_| Found {
             pod: self.pod.as_ref(),
             node: self.node,
             told: self.told.as_ref(),
             trouble: self.trouble.as_ref(),
-            is_foreign: self.is_foreign,
-            now: NOW,
-        }
+        })
     }
 }
 
 #[track_caller]
 fn check(fact: &str, case: &Case, expected: &str) {
-    let replica = replica(case.parts()).expect("it is one of ours");
+    let replica = replica(&case.parts()).expect("it is one of ours");
     assert_eq!((replica.id, replica.revision.0), (ReplicaId(3), 255));
     assert_eq!(words(&replica), expected, "{fact}");
 }
@@ -210,7 +209,7 @@ fn weights_that_are_refused() {
     let log = r#"{"level":"ERROR","message":"401","weights_fault":"WEIGHTS_FAULT_UNAUTHORIZED"}"#;
     let back_off = waiting("CrashLoopBackOff", "back-off 5m0s");
     let refused = case(Some(pod_with(back_off, ended(1, "Error", 9, log), 1, false)));
-    let phase = replica(refused.parts()).unwrap().phase;
+    let phase = replica(&refused.parts()).unwrap().phase;
     let failure = WorkerFailure::Weights(WeightsFault::Unauthorized, "401".into());
     assert_eq!(phase, Phase::Stopped { at: Moment(NOW.0 - 9000), failure });
 }
@@ -242,14 +241,14 @@ fn workers_that_end() {
     );
     let again = of(running(), ended(137, "Error", 9, ""));
     check("and started again", &again, "pending: it is about to be placed");
-    assert_eq!(replica(again.parts()).unwrap().failures, Failures(4));
+    assert_eq!(replica(&again.parts()).unwrap().failures, Failures(4));
 }
 
 #[test]
 fn workers_without_a_gpu() {
     let log = r#"{"level":"ERROR","message":"no usable GPU: no driver","fault":"NO_USABLE_GPU"}"#;
     let why = |case: &Case| {
-        let replica = replica(case.parts()).unwrap();
+        let replica = replica(&case.parts()).unwrap();
         let Phase::Stopped { at, failure } = replica.phase else { return None };
         let seconds_ago = (NOW.0 - at.0) / 1000;
         Some((failure, seconds_ago, replica.failures.0))
@@ -320,9 +319,9 @@ fn nodes() {
     check("a node that is cleared", &on(Some(cordoned)), "ready s m");
     let lost = "stopped: node node1 does not answer s";
     check("a node that is silent", &on(gone(19)), lost);
-    assert!(!on(gone(19)).parts().is_lost(), "it may come back");
-    assert!(on(gone(20)).parts().is_lost(), "it will not");
-    let at = |case: &Case| match replica(case.parts()).unwrap().phase {
+    assert!(!on(gone(19)).parts().first().is_lost(), "it may come back");
+    assert!(on(gone(20)).parts().first().is_lost(), "it will not");
+    let at = |case: &Case| match replica(&case.parts()).unwrap().phase {
         Phase::Stopped { at, .. } => at,
         phase => unreachable!("{phase:?}"),
     };
@@ -338,10 +337,10 @@ fn nodes() {
 #[test]
 fn endpoints() {
     let ready = case(Some(pod_with(running(), json!({}), 0, true)));
-    let Endpoint { replica, address, ready: is_ready, draining } = endpoint(ready.parts());
+    let Endpoint { replica, address, ready: is_ready, draining } = endpoint(&ready.parts());
     assert_eq!((replica.as_str(), address.as_str()), ("solar-3", "10.0.0.7:8000"));
     assert!(is_ready && !draining);
-    let nowhere = endpoint(case(None).parts());
+    let nowhere = endpoint(&case(None).parts());
     assert!(!nowhere.ready && nowhere.address.is_empty(), "without a pod there is no address");
     assert_eq!(socket("fd00::1", 8000), "[fd00::1]:8000");
 }

@@ -1,20 +1,14 @@
-//! From what was seen of a replica's objects to what the planner decides on. Pure.
+//! One member of a replica: its pod, the node of that, and what it told itself. Pure.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateTerminated, ContainerStatus, Node, Pod, PodCondition,
+    ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
-use naru_plan::{Bytes, Failures, Moment, PendingReason, Phase, Replica, WorkerFailure};
-use naru_protocol::Endpoint;
+use naru_plan::{Bytes, Failures, Moment, PendingReason, Phase, WorkerFailure, group};
 use naru_protocol::worker::v1::{State, StatusReport};
 
-use super::build::CONTAINER;
-use super::labels::{self, DRAIN_SINCE, HTTP_PORT};
+use super::super::build::CONTAINER;
+use super::super::cluster::node_name;
+use super::{NodeState, Told, moment};
 use crate::last_words::{self, LastWords};
 use crate::member::weights_fault;
 
@@ -30,124 +24,28 @@ const CANNOT_BEGIN: i32 = 2;
 const GPU_NEEDS: &str = "its node needs NVIDIA's driver and device plugin, and its pod a runtime \
                          class that gives it the driver (accelerator.runtimeClassName)";
 
-/// What counts of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NodeState {
-    /// Its kubelet reports, and reports that all is well.
-    pub(super) is_ready: bool,
-    /// Since when.
-    pub(super) since: Moment,
-    /// It takes no new pods: somebody is clearing it.
-    pub(super) is_cordoned: bool,
-}
-
-/// What a member itself told, over its own stream.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Told {
-    /// The last report.
-    pub(super) report: StatusReport,
-    /// Whether the stream still stands.
-    pub(super) is_live: bool,
-    /// Whether it has ever said that it is ready.
-    pub(super) has_served: bool,
-    /// Whether its stream ended after it had said that it drains: it is done.
-    pub(super) has_drained: bool,
-}
-
-/// The objects of one replica, and what its member told.
-#[derive(Clone, Copy)]
-pub(super) struct Parts<'a> {
-    pub(super) set: &'a StatefulSet,
-    pub(super) pod: Option<&'a Pod>,
-    /// The node the pod is on; `None`: it is on none, or on one that does not exist.
+/// The objects of one member, and what it told.
+#[derive(Clone)]
+pub(in crate::kubernetes) struct Member<'a> {
+    /// The name of its pod.
+    pub(in crate::kubernetes) name: String,
+    pub(in crate::kubernetes) pod: Option<&'a Pod>,
     pub(super) node: Option<NodeState>,
-    pub(super) told: Option<&'a Told>,
-    /// Why its pod could not be made, or be started by its node, when that was last tried.
+    pub(in crate::kubernetes) told: Option<&'a Told>,
     pub(super) trouble: Option<&'a PendingReason>,
-    /// It was made for an earlier deployment of the same name, and goes.
-    pub(super) is_foreign: bool,
+    /// When its replica was told to drain.
+    pub(super) drain_since: Option<Moment>,
     pub(super) now: Moment,
 }
 
-/// The state of a node.
-pub(super) fn node(node: &Node) -> NodeState {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
-    NodeState {
-        is_ready: ready.is_some_and(|condition| condition.status == "True"),
-        since: ready.and_then(|c| c.last_transition_time.as_ref()).map_or(Moment(0), moment),
-        is_cordoned: node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)),
-    }
-}
-
-/// A replica as the planner sees it; `None` when the object is not one of ours.
-pub(super) fn replica(parts: Parts<'_>) -> Option<Replica> {
-    let id = labels::replica_of(parts.set)?;
-    let revision = labels::revision_of(parts.set)?;
-    let container = parts.pod.and_then(container);
-    let phase = parts.phase();
-    let restarts =
-        container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0));
-    let is_counted = container.is_some_and(|container| parts.cannot_begin(container).is_some());
-    let is_down = matches!(phase, Phase::Stopped { .. }) && !is_counted;
-    Some(Replica {
-        id,
-        revision,
-        has_served: phase == Phase::Ready
-            || container.is_some_and(|container| container.started == Some(true))
-            || parts.told.is_some_and(|told| told.has_served),
-        created: parts.set.metadata.creation_timestamp.as_ref().map_or(parts.now, moment),
-        ready_since: parts.ready_since().filter(|_| phase == Phase::Ready),
-        phase,
-        drain_since: parts.drain_since(),
-        failures: Failures(restarts + u32::from(is_down)),
-        displaced: parts.is_displaced(),
-    })
-}
-
-/// Where a replica answers; without an address it is not ready.
-pub(super) fn endpoint(parts: Parts<'_>) -> Endpoint {
-    let ip = parts.pod.and_then(pod_ip);
-    let is_leaving = parts.drain_since().is_some() || parts.is_terminating();
-    Endpoint {
-        replica: parts.set.name_any(),
-        address: ip.map(|ip| socket(ip, HTTP_PORT)).unwrap_or_default(),
-        ready: ip.is_some() && parts.phase() == Phase::Ready,
-        draining: is_leaving,
-    }
-}
-
-/// Whether a replica drains, and has a worker that can be told so.
-pub(super) fn is_draining(parts: Parts<'_>) -> bool {
-    parts.drain_since().is_some() && parts.pod.is_some()
-}
-
-/// `host:port`; an IPv6 address is set in brackets.
-pub(super) fn socket(ip: &str, port: i32) -> String {
-    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
-}
-
-/// The address of a pod that has one.
-pub(super) fn pod_ip(pod: &Pod) -> Option<&str> {
-    pod.status.as_ref()?.pod_ip.as_deref().filter(|ip| !ip.is_empty())
-}
-
-impl Parts<'_> {
-    /// When the replica was told to drain. One that is being deleted drains for the last time.
-    fn drain_since(&self) -> Option<Moment> {
-        let noted = self.set.annotations().get(DRAIN_SINCE);
-        let noted = noted.and_then(|text| text.parse::<Timestamp>().ok()).map(from_timestamp);
-        let deleted = self.set.metadata.deletion_timestamp.as_ref().map(moment);
-        noted.or(deleted).or(self.is_foreign.then_some(Moment(0)))
-    }
-
+impl Member<'_> {
     /// Since when the kubelet finds the pod ready; the member itself may say so a little earlier.
-    fn ready_since(&self) -> Option<Moment> {
+    pub(super) fn ready_since(&self) -> Option<Moment> {
         let ready = condition(self.pod?, "Ready").filter(|ready| ready.status == "True")?;
         ready.last_transition_time.as_ref().map(moment)
     }
 
-    fn is_terminating(&self) -> bool {
+    pub(super) fn is_terminating(&self) -> bool {
         self.pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_some())
     }
 
@@ -172,28 +70,61 @@ impl Parts<'_> {
     }
 
     /// Whether the node does not answer, for good or not.
-    pub(super) fn is_unreachable(&self) -> bool {
+    pub(in crate::kubernetes) fn is_unreachable(&self) -> bool {
         self.lost_at().is_some()
     }
 
     /// Whether the node is lost for good, so that its pod will never be seen to end.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(in crate::kubernetes) fn is_lost(&self) -> bool {
         self.lost_at().is_some_and(|lost| lost <= self.now)
     }
 
-    /// Another replica has to take over: the node is being cleared, the pod is on its way out, or
-    /// its kubelet is gone while the worker still answers.
-    fn is_displaced(&self) -> bool {
-        let leaving =
-            self.node.is_some_and(|node| node.is_cordoned || (!node.is_ready && self.is_live()));
-        leaving || self.is_terminating()
+    pub(super) fn is_placed(&self) -> bool {
+        self.pod.and_then(node_name).is_some()
     }
 
-    fn phase(&self) -> Phase {
-        if self.is_foreign {
-            let failure = WorkerFailure::Ended("its model deployment is gone".to_owned());
-            return Phase::Stopped { at: self.now, failure };
+    /// The node is being cleared, or its kubelet is gone while the worker still answers.
+    pub(super) fn loses_its_node(&self) -> bool {
+        self.node.is_some_and(|node| node.is_cordoned || (!node.is_ready && self.is_live()))
+    }
+
+    /// As the planner takes it together with the others of its replica.
+    pub(super) fn seen(&self) -> group::Member {
+        let node = self.pod.and_then(node_name);
+        let on = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+        let phase = self.phase();
+        let is_counted = self.container().is_some_and(|it| self.cannot_begin(it).is_some());
+        let is_down = matches!(phase, Phase::Stopped { .. }) && !is_counted;
+        group::Member {
+            place: format!("pod {}{on}", self.name),
+            phase,
+            ended: self.ended(),
+            failures: Failures(self.restarts() + u32::from(is_down)),
         }
+    }
+
+    fn container(&self) -> Option<&ContainerStatus> {
+        container(self.pod?)
+    }
+
+    fn restarts(&self) -> u32 {
+        let restarts = self.container().map(|container| u32::try_from(container.restart_count));
+        restarts.and_then(Result::ok).unwrap_or(0)
+    }
+
+    /// Whether the kubelet or the member itself has ever found it ready.
+    pub(super) fn has_served(&self) -> bool {
+        self.container().is_some_and(|container| container.started == Some(true))
+            || self.told.is_some_and(|told| told.has_served)
+    }
+
+    /// How its last run ended, while another one runs.
+    fn ended(&self) -> Option<(Moment, WorkerFailure)> {
+        let ended = self.container()?.last_state.as_ref()?.terminated.as_ref()?;
+        Some((finished(ended), failure(ended, None)))
+    }
+
+    pub(super) fn phase(&self) -> Phase {
         let Some(pod) = self.pod else { return self.without_pod() };
         if let Some(at) = self.lost_at() {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
@@ -201,11 +132,11 @@ impl Parts<'_> {
             return Phase::Stopped { at, failure: WorkerFailure::NodeLost(words) };
         }
         let container = container(pod);
-        if let (Some(at), true) = (self.drain_since(), self.told.is_some_and(|t| t.has_drained)) {
+        if let (Some(at), true) = (self.drain_since, self.told.is_some_and(|t| t.has_drained)) {
             let failure = WorkerFailure::Ended("it has drained".to_owned());
             return Phase::Stopped { at, failure };
         }
-        if let (Some(since), Some(container)) = (self.drain_since(), container) {
+        if let (Some(since), Some(container)) = (self.drain_since, container) {
             let ended = [&container.state, &container.last_state].into_iter().flatten();
             let ended = ended.filter_map(|state| state.terminated.as_ref());
             let mut after = ended.filter(|ended| finished(ended).0 + 999 >= since.0);
@@ -224,7 +155,7 @@ impl Parts<'_> {
 
     /// No pod: the StatefulSet is about to make it, or has none left.
     fn without_pod(&self) -> Phase {
-        match self.drain_since() {
+        match self.drain_since {
             Some(at) => {
                 let failure = WorkerFailure::Ended("its pod is gone".to_owned());
                 Phase::Stopped { at, failure }
@@ -302,6 +233,7 @@ impl Parts<'_> {
                 Phase::Fetching { done: Bytes(fetch.bytes_done), total }
             }
             State::Loading => Phase::Loading,
+            State::Apart => Phase::Apart { lost: Some(report.reason.clone()) },
             State::Ready => Phase::Ready,
             State::Failed => {
                 let fault = weights_fault(report.weights_fault());
@@ -318,7 +250,7 @@ impl Parts<'_> {
 }
 
 /// The status of the worker's container, once there is one.
-pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
+pub(in crate::kubernetes) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     statuses.iter().find(|status| status.name == CONTAINER)
 }
@@ -391,25 +323,3 @@ fn failure(ended: &ContainerStateTerminated, told: Option<&Told>) -> WorkerFailu
 fn finished(ended: &ContainerStateTerminated) -> Moment {
     ended.finished_at.as_ref().map_or(Moment(0), moment)
 }
-
-/// A time of the cluster as the planner counts it.
-pub(super) fn moment(time: &Time) -> Moment {
-    from_timestamp(time.0)
-}
-
-fn from_timestamp(timestamp: Timestamp) -> Moment {
-    Moment(u64::try_from(timestamp.as_millisecond()).unwrap_or(0))
-}
-
-/// A time of the planner as the cluster writes it.
-pub(super) fn time(moment: Moment) -> Timestamp {
-    let millis = i64::try_from(moment.0).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
-}
-
-/// Nodes by name.
-pub(super) type Nodes = BTreeMap<String, NodeState>;
-
-#[cfg(test)]
-#[path = "observe_tests.rs"]
-mod tests;
