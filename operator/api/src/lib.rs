@@ -40,6 +40,7 @@ pub use model_deployment::{
     BackendName, Engine, Model, ModelDeployment, ModelDeploymentSpec, PrefixCachePolicy,
     ResourceAmounts, Resources,
 };
+pub use parallelism::Parallelism;
 pub use parse::parse;
 pub use pod_template::{
     ClaimSource, ConfigMapSource, PodTemplate, SecretKey, SecretSource, TaintEffect, Toleration,
@@ -52,6 +53,6 @@ pub use problem::{Problem, ProblemReason, key_taken, name_taken};
 pub use quantity::{CpuQuantity, MemoryQuantity};
 pub use scaling::{Scaling, ScalingTargets};
 pub use status::{
-    DECISIONS_KEPT, Enforcement, ModelDeploymentStatus, PowerStatus, ScalingDecision,
+    DECISIONS_KEPT, Enforcement, ModelDeploymentStatus, ModelStatus, PowerStatus, ScalingDecision,
 };
 pub use tenant::{Key, Quota, Tenant, TenantSpec, parse_tenant};

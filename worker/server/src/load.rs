@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
     CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
-    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard,
+    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard, Splits,
 };
 use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
@@ -253,6 +253,16 @@ fn load_on_gpu(
     Ok((Box::new(forward), config))
 }
 
+/// Into how many ranks a model can be cut.
+fn splits(files: &ModelFiles) -> naru_protocol::worker::v1::Splits {
+    let splits = Splits::of(files);
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    naru_protocol::worker::v1::Splits {
+        tensor: splits.tensor().into_iter().map(count).collect(),
+        pipeline_max: count(splits.pipeline_max()),
+    }
+}
+
 fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
@@ -262,6 +272,7 @@ fn load(
         member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());
     }
     let files = ModelFiles::open(&path).context("opening the model")?;
+    member.described(splits(&files));
     let start_pool =
         || ComputePool::start_on(settings.threads, settings.cpu).context("starting threads");
     let mut progress = Progress::start("load", files.weight_bytes());

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use naru_engine::{ChatTemplate, Tokenizer};
-use naru_protocol::worker::v1::{Progress, State, StatusReport, Totals, WeightsFault};
+use naru_protocol::worker::v1::{Progress, Splits, State, StatusReport, Totals, WeightsFault};
 use tokio::sync::watch;
 
 use crate::clock;
@@ -57,6 +57,8 @@ struct Condition {
     phase: Phase,
     fetch: Bytes,
     load: Bytes,
+    /// Into how many ranks the model can be cut, once that is known.
+    splits: Option<Splits>,
 }
 
 /// A model that is ready to answer.
@@ -97,8 +99,12 @@ pub(crate) struct Member {
 impl Member {
     /// A member that is about to fetch or load. `names` has at least one.
     pub(crate) fn new(names: Vec<String>, fingerprint: Option<String>, drain_seconds: u32) -> Self {
-        let condition =
-            Condition { phase: Phase::Fetching, fetch: Bytes::default(), load: Bytes::default() };
+        let condition = Condition {
+            phase: Phase::Fetching,
+            fetch: Bytes::default(),
+            load: Bytes::default(),
+            splits: None,
+        };
         let metrics = Arc::new(Metrics::new(&names[0]));
         Self {
             names,
@@ -172,9 +178,14 @@ impl Member {
         self.condition.send_modify(|condition| condition.load = bytes);
     }
 
+    /// Notes into how many ranks the model can be cut.
+    pub(crate) fn described(&self, splits: Splits) {
+        self.condition.send_modify(|condition| condition.splits = Some(splits));
+    }
+
     /// The whole of it, for whoever follows this member.
     pub(crate) fn report(&self) -> StatusReport {
-        let Condition { phase, fetch, load } = self.condition.borrow().clone();
+        let Condition { phase, fetch, load, splits } = self.condition.borrow().clone();
         let progress =
             |bytes: Bytes| Some(Progress { bytes_done: bytes.done, bytes_total: bytes.total });
         let mut lost_rank = None;
@@ -196,6 +207,7 @@ impl Member {
             state: state.into(),
             reason,
             lost_rank,
+            splits,
             fetch: progress(fetch),
             load: progress(load),
             model_names: self.names.clone(),

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use naru_api::{ModelDeployment, PowerBudget, Tenant, parse_power_budget};
+use naru_api::{
+    ModelDeployment, ModelStatus, Parallelism, PowerBudget, Tenant, parse_power_budget,
+};
 
 use crate::certificates::Namespaces;
 
@@ -25,6 +27,14 @@ impl std::fmt::Display for Key {
     }
 }
 
+/// Into how many ranks a model is to be cut.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) uri: String,
+    pub(super) tensor: u32,
+    pub(super) pipeline: u32,
+}
+
 /// One object, as far as it can conflict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fact {
@@ -36,6 +46,10 @@ pub(super) enum Fact {
         names: Vec<String>,
         /// The power budget it draws from.
         budget: Option<String>,
+        /// Which model it cuts, and how.
+        cut: Cut,
+        /// How models can be cut, as far as its workers have found out.
+        model: Option<ModelStatus>,
     },
     /// A tenant and the hashes of its keys.
     Tenant {
@@ -66,6 +80,7 @@ pub(super) struct Facts {
 #[derive(Debug)]
 struct Known {
     names: Vec<String>,
+    model: Option<ModelStatus>,
     owner: Option<OwnerReference>,
 }
 
@@ -87,7 +102,10 @@ impl Stated for ModelDeployment {
             names.push(key.name.clone());
         }
         let budget = self.spec.power.as_ref().map(|power| power.budget.clone());
-        Fact::Deployment { key, names, budget }
+        let Parallelism { tensor, pipeline, .. } = self.spec.parallelism;
+        let cut = Cut { uri: self.spec.model.uri.clone(), tensor, pipeline };
+        let model = self.status.as_ref().and_then(|status| status.model.clone());
+        Fact::Deployment { key, names, budget, cut, model }
     }
 
     fn owner(&self) -> Option<OwnerReference> {
@@ -116,8 +134,9 @@ impl Facts {
     /// Notes what an object says now. Returns whether [`Facts::namespaces`] may have changed.
     pub(super) fn put(&mut self, fact: Fact, owner: Option<OwnerReference>) -> bool {
         match fact {
-            Fact::Deployment { key, names, .. } => {
-                let before = self.deployments.insert(key, Known { names, owner: owner.clone() });
+            Fact::Deployment { key, names, model, .. } => {
+                let known = Known { names, model, owner: owner.clone() };
+                let before = self.deployments.insert(key, known);
                 before.is_none_or(|before| before.owner != owner)
             }
             Fact::Tenant { name, keys } => {
@@ -144,6 +163,12 @@ impl Facts {
     pub(super) fn served_by(&self, name: &str, not: &Key) -> Option<&Key> {
         let has = |known: &Known| known.names.iter().any(|known| known == name);
         self.deployments.iter().find(|(key, known)| *key != not && has(known)).map(|(key, _)| key)
+    }
+
+    /// How a model can be cut, if a worker of any deployment has loaded it.
+    pub(super) fn model(&self, uri: &str) -> Option<&ModelStatus> {
+        let mut models = self.deployments.values().filter_map(|known| known.model.as_ref());
+        models.find(|model| model.uri == uri)
     }
 
     /// The tenant, other than `not`, that has this key.

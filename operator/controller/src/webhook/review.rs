@@ -1,8 +1,8 @@
 //! Whether an object may be as it is, beside the others: the decision.
 
-use naru_api::{key_taken, name_taken};
+use naru_api::{ModelStatus, key_taken, name_taken};
 
-use super::facts::{Fact, Facts};
+use super::facts::{Cut, Fact, Facts};
 
 /// Why an object is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) fn review(new: &Fact, old: Option<&Fact>, facts: &Facts) -> Vec<Confl
 
 fn conflicts(fact: &Fact, facts: &Facts) -> Vec<Conflict> {
     match fact {
-        Fact::Deployment { key, names, budget } => {
+        Fact::Deployment { key, names, budget, cut, .. } => {
             let taken = names.iter().enumerate().filter_map(|(index, name)| {
                 let other = facts.served_by(name, key)?;
                 let path = format!("spec.model.names[{index}]");
@@ -44,7 +44,7 @@ fn conflicts(fact: &Fact, facts: &Facts) -> Vec<Conflict> {
                 path: "spec.power.budget".to_owned(),
                 message: no_budget(budget),
             });
-            taken.chain(missing).collect()
+            taken.chain(missing).chain(misfits(cut, facts)).collect()
         }
         Fact::Tenant { name, keys } => {
             let taken = keys.iter().enumerate().filter_map(|(index, sha256)| {
@@ -62,6 +62,26 @@ fn conflicts(fact: &Fact, facts: &Facts) -> Vec<Conflict> {
             message.map(conflict).into_iter().chain(meaningless).collect()
         }
     }
+}
+
+/// What of a cut a model is known not to take.
+fn misfits(cut: &Cut, facts: &Facts) -> Vec<Conflict> {
+    let Some(model) = facts.model(&cut.uri) else { return Vec::new() };
+    let ModelStatus { tensor, pipeline_max, .. } = model;
+    let conflict =
+        |field: &str, message| Conflict { path: format!("spec.parallelism.{field}"), message };
+    let mut misfits = Vec::new();
+    if !tensor.contains(&cut.tensor) {
+        let works: Vec<_> = tensor.iter().map(u32::to_string).collect();
+        let works = works.join(", ");
+        let message = format!("the model cannot be cut into {}; {works} work", cut.tensor);
+        misfits.push(conflict("tensor", message));
+    }
+    if cut.pipeline > *pipeline_max {
+        let message = format!("the model has {pipeline_max} layers");
+        misfits.push(conflict("pipeline", message));
+    }
+    misfits
 }
 
 fn parent_fault(name: &str, parent: &str, facts: &Facts) -> Option<String> {
@@ -101,7 +121,8 @@ mod tests {
 
     fn deployment(name: &str, names: &[&str], budget: Option<&str>) -> Fact {
         let (key, names) = (key(name), owned(names));
-        Fact::Deployment { key, names, budget: budget.map(str::to_owned) }
+        let budget = budget.map(str::to_owned);
+        Fact::Deployment { key, names, budget, cut: Cut::default(), model: None }
     }
 
     fn tenant(name: &str, keys: &[&str]) -> Fact {
@@ -167,6 +188,30 @@ mod tests {
     }
 
     #[test]
+    fn models_take_some_cuts() {
+        let model = ModelStatus { uri: "hf://a/b".into(), tensor: vec![1, 3, 9], pipeline_max: 30 };
+        let of = |name, uri: &str, tensor, pipeline, model| Fact::Deployment {
+            key: key(name),
+            names: vec![name.to_owned()],
+            budget: None,
+            cut: Cut { uri: uri.to_owned(), tensor, pipeline },
+            model,
+        };
+        let mut facts = facts();
+        facts.put(of("loaded", "hf://a/b", 1, 1, Some(model)), None);
+        let check = |fact: &str, uri, tensor, pipeline, expected: &[&str]| {
+            let said = review(&of("x", uri, tensor, pipeline, None), None, &facts);
+            let said: Vec<_> = said.iter().map(ToString::to_string).collect();
+            assert_eq!(said, expected, "{fact}");
+        };
+        check("one that works", "hf://a/b", 3, 30, &[]);
+        let two = "spec.parallelism.tensor: the model cannot be cut into 2; 1, 3, 9 work";
+        let many = "spec.parallelism.pipeline: the model has 30 layers";
+        check("two that do not", "hf://a/b", 2, 31, &[two, many]);
+        check("of a model that nobody has loaded", "hf://a/c", 2, 31, &[]);
+    }
+
+    #[test]
     fn clocks_exist() {
         let name = "other".to_owned();
         let meaningless = vec![("spec.schedule[0].timeZone".to_owned(), "nowhere".to_owned())];
@@ -220,7 +265,8 @@ mod tests {
         ) {
             let mut facts = Facts::default();
             for (name, names) in &tried {
-                let fact = Fact::Deployment { key: key(name), names: names.clone(), budget: None };
+                let names: Vec<_> = names.iter().map(String::as_str).collect();
+                let fact = deployment(name, &names, None);
                 if review(&fact, None, &facts).is_empty() {
                     facts.put(fact, None);
                 }
