@@ -12,6 +12,8 @@ pub struct Member {
     pub place: String,
     /// What it is doing.
     pub phase: Phase,
+    /// The rank that it says was lost.
+    pub blames: Option<u32>,
     /// When and how its last run before this one ended, if that is known.
     pub ended: Option<(Moment, WorkerFailure)>,
     /// How often it failed in a row.
@@ -147,10 +149,13 @@ impl Group<'_> {
         if let Some((_, number, failure)) = ended.max_by_key(|(at, number, _)| (*at, *number)) {
             return Some(self.who(number) + &failure.to_string());
         }
-        match self.members.first().map(|first| &first.phase) {
-            Some(Phase::Apart { lost }) if self.has_served => lost.clone(),
-            _ => None,
-        }
+        let first = self.members.first().filter(|_| self.has_served)?;
+        let Phase::Apart { lost: Some(words) } = &first.phase else { return None };
+        let blamed = first.blames.map(|rank| rank / self.parallelism.devices_per_member());
+        let number = blamed.and_then(|member| usize::try_from(member).ok());
+        let is_known = |number: &usize| *number < self.members.len();
+        let who = number.filter(is_known).map(|number| self.who(number));
+        Some(who.unwrap_or_default() + words)
     }
 
     fn of_member(&self, number: usize, failure: &WorkerFailure) -> WorkerFailure {
@@ -181,7 +186,7 @@ mod tests {
 
     fn member(number: usize, phase: Phase) -> Member {
         let place = format!("pod solar-0-{number} on node a");
-        Member { place, phase, ended: None, failures: Failures(0) }
+        Member { place, phase, blames: None, ended: None, failures: Failures(0) }
     }
 
     fn group(phases: &[Phase]) -> Vec<Member> {
@@ -242,8 +247,13 @@ mod tests {
         back[2].phase = apart(None);
         back[2].ended = Some((Moment(4), ended("earlier")));
         check("the last one is named", &back, true, &apart(Some(gone)));
-        let all = group(&[apart(Some("rank 2: cut")), apart(None), apart(None)]);
-        check("a link broke", &all, true, &apart(Some("rank 2: cut")));
+        let mut all = group(&[apart(Some("its link broke")), apart(None), apart(None)]);
+        check("a link broke", &all, true, &apart(Some("its link broke")));
+        all[0].blames = Some(2);
+        let named = "rank 2 (pod solar-0-2 on node a): its link broke";
+        check("to one that member 0 knows", &all, true, &apart(Some(named)));
+        all[0].blames = Some(9);
+        check("or does not", &all, true, &apart(Some("its link broke")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::drive::Drive;
+use crate::links::Parted;
 use crate::metrics::Metrics;
 
 /// Why nothing can be served.
@@ -37,7 +38,7 @@ pub(crate) enum Phase {
     /// Weights are laid out in memory.
     Loading,
     /// The ranks of the replica are not together, and why.
-    Apart(String),
+    Apart(Parted),
     /// Requests are answered, or for ranks other than 0, computed.
     Ready,
     /// Running requests finish, new ones are refused.
@@ -178,10 +179,14 @@ impl Member {
         let Condition { phase, fetch, load } = self.condition.borrow().clone();
         let progress =
             |bytes: Bytes| Some(Progress { bytes_done: bytes.done, bytes_total: bytes.total });
+        let mut lost_rank = None;
         let (state, failure) = match phase {
             Phase::Fetching => (State::Fetching, None),
             Phase::Loading => (State::Loading, None),
-            Phase::Apart(words) => (State::Apart, Some(words.into())),
+            Phase::Apart(Parted { words, lost }) => {
+                lost_rank = lost.and_then(|rank| u32::try_from(rank).ok());
+                (State::Apart, Some(words.into()))
+            }
             Phase::Ready => (State::Ready, None),
             Phase::Draining => (State::Draining, None),
             Phase::Failed(failure) => (State::Failed, Some(failure)),
@@ -192,6 +197,7 @@ impl Member {
         StatusReport {
             state: state.into(),
             reason,
+            lost_rank,
             fetch: progress(fetch),
             load: progress(load),
             model_names: self.names.clone(),

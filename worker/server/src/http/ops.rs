@@ -35,7 +35,7 @@ pub(super) async fn readyz(State(http): State<Shared>) -> Response {
         Phase::Fetching => "fetching\n",
         Phase::Loading => "loading\n",
         Phase::Apart(why) => {
-            let words = format!("waiting for the other ranks: {why}\n");
+            let words = format!("waiting for the other ranks: {}\n", why.words);
             return (StatusCode::SERVICE_UNAVAILABLE, words).into_response();
         }
         Phase::Draining => "draining\n",

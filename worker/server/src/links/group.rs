@@ -44,10 +44,18 @@ pub(crate) struct Lost {
     pub(crate) reason: String,
 }
 
+/// Why ranks are not together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Parted {
+    pub(crate) words: String,
+    /// The rank that was lost last; `None`: none was, they have not met yet.
+    pub(crate) lost: Option<usize>,
+}
+
 /// What a group tells its member.
 pub(crate) enum Told {
     /// The ranks are not together, and why.
-    Apart(String),
+    Apart(Parted),
     /// All ranks are connected, under this generation.
     Met(Box<Mesh>, u64),
     /// Another rank was asked to go, so this one shall drain.
@@ -78,6 +86,8 @@ pub(crate) struct Group {
     ways: Ways,
     /// This member was asked to go.
     is_leaving: bool,
+    /// The rank that was lost last.
+    lost: Option<usize>,
     /// Connections of control so far.
     controls: u64,
 }
@@ -95,7 +105,7 @@ impl Group {
         let (sender, guests) = mpsc::channel(QUEUE_MAX);
         let generation = watch::Sender::new(0);
         tokio::spawn(Arc::clone(&house).open(listener, sender, generation.subscribe()));
-        Self { house, generation, guests, ways, is_leaving: false, controls: 0 }
+        Self { house, generation, guests, ways, is_leaving: false, lost: None, controls: 0 }
     }
 
     /// Brings the ranks together as often as they part. Ends when this member was asked to go and
@@ -108,7 +118,8 @@ impl Group {
             if self.is_leaving {
                 break;
             }
-            self.tell(Told::Apart(lost.to_string()));
+            self.lost = Some(lost.rank);
+            self.apart(lost.to_string());
             // Who was together for long begins anew at once, who never gets together slowly.
             pause = if begun.elapsed() > PAUSES.1 { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
             tokio::select! {
@@ -121,6 +132,10 @@ impl Group {
             }
         }
         self.tell(Told::Over);
+    }
+
+    fn apart(&self, words: String) {
+        self.tell(Told::Apart(Parted { words, lost: self.lost }));
     }
 
     fn tell(&self, told: Told) {
@@ -155,7 +170,7 @@ impl Group {
         let mut highest = *self.generation.borrow();
         while here.len() + 1 < ranks {
             let missing: Vec<_> = (1..ranks).filter(|rank| !here.contains_key(rank)).collect();
-            self.tell(Told::Apart(format!("waiting for ranks {missing:?} of {ranks}")));
+            self.apart(format!("waiting for ranks {missing:?} of {ranks}"));
             tokio::select! {
                 guest = self.guests.recv() => {
                     // Peers of an earlier meeting are let go.

@@ -21,5 +21,5 @@ mod tests;
 mod wire;
 
 pub(crate) use greeting::Party;
-pub(crate) use group::{Group, Lost, Report, Told, Ways};
+pub(crate) use group::{Group, Lost, Parted, Report, Told, Ways};
 pub(crate) use mesh::Mesh;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_chan
 use super::compute::Bench;
 use super::settings::RankSettings;
 use crate::http::Connections;
-use crate::links::{Group, Mesh, Party, Report, Told, Ways};
+use crate::links::{Group, Mesh, Parted, Party, Report, Told, Ways};
 use crate::member::{Member, Phase};
 
 /// What joins a rank to the others, before there is anything to compute.
@@ -97,24 +97,25 @@ pub(super) struct Together {
     member: Arc<Member>,
     first: usize,
     /// Why each is apart; None: it is not.
-    apart: Mutex<Vec<Option<String>>>,
+    apart: Mutex<Vec<Option<Parted>>>,
 }
 
 impl Together {
     /// No rank of `member` has met the others yet.
     pub(super) fn new(member: Arc<Member>, settings: &RankSettings) -> Self {
-        let why = "the ranks have not met yet".to_owned();
+        let words = "the ranks have not met yet".to_owned();
+        let why = Parted { words, lost: None };
         member.enter(Phase::Apart(why.clone()));
         let apart = Mutex::new(vec![Some(why); settings.ranks.len()]);
         Self { member, first: settings.ranks.start, apart }
     }
 
     /// Notes why `rank` is apart from the others, or that it is not.
-    fn note(&self, rank: usize, why: Option<String>) {
+    fn note(&self, rank: usize, why: Option<Parted>) {
         let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
         apart[rank - self.first] = why;
-        let words = apart.iter().flatten().next().cloned();
-        self.member.enter(words.map_or(Phase::Ready, Phase::Apart));
+        let why = apart.iter().flatten().next().cloned();
+        self.member.enter(why.map_or(Phase::Ready, Phase::Apart));
     }
 }
 
@@ -159,7 +160,7 @@ impl Accompany {
     async fn pass(&self, told: Told) {
         let member = &self.together.member;
         match told {
-            Told::Apart(words) => self.together.note(self.rank, Some(words)),
+            Told::Apart(why) => self.together.note(self.rank, Some(why)),
             Told::Met(mesh, generation) => {
                 if let Some(served) = member.served().filter(|_| self.rank == 0) {
                     served.drive.restart("the ranks have met anew".to_owned()).await;

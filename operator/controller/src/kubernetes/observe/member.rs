@@ -98,6 +98,7 @@ impl Member<'_> {
         group::Member {
             place: format!("pod {}{on}", self.name),
             phase,
+            blames: self.told.and_then(|told| told.report.lost_rank),
             ended: self.ended(),
             failures: Failures(self.restarts() + u32::from(is_down)),
         }

@@ -344,3 +344,49 @@ fn endpoints() {
     assert!(!nowhere.ready && nowhere.address.is_empty(), "without a pod there is no address");
     assert_eq!(socket("fd00::1", 8000), "[fd00::1]:8000");
 }
+
+/// A replica of two members, the second of which is as given.
+fn pair(second: Option<&Pod>, told_first: &Told, told_second: Option<&Told>) -> Replica {
+    let mut set = set(json!({}));
+    set.spec.replicas = Some(2);
+    let first = pod_with(running(), json!({}), 0, told_first.report.state() == State::Ready);
+    let parts = Parts::new(&set, false, NOW, |name| match name {
+        "solar-3-0" => Found {
+            pod: Some(&first),
+            node: Some(good_node()),
+            told: Some(told_first),
+            trouble: None,
+        },
+        _ => Found { pod: second, node: Some(good_node()), told: told_second, trouble: None },
+    });
+    replica(&parts).unwrap()
+}
+
+#[test]
+fn members_are_taken_together() {
+    let is = |fact: &str, replica: Replica, expected: &str| {
+        assert_eq!(words(&replica), expected, "{fact}");
+    };
+    let second = |state, last| pod_with(state, last, 0, false);
+    let up = second(running(), json!({}));
+    let ready = told(State::Ready);
+    is("both answer", pair(Some(&up), &ready, Some(&ready)), "ready s");
+    let apart = Told { has_served: true, ..told(State::Apart) };
+    let gone = "rank 1 (pod solar-3-1 on node node1): the worker ended with exit code 137";
+    let down = second(ended(137, "Error", 1, ""), json!({}));
+    let expected = format!("stopped: {gone} s");
+    is("the other was killed", pair(Some(&down), &apart, None), &expected);
+    let back = second(running(), ended(137, "Error", 1, ""));
+    let loading = told(State::Loading);
+    let expected = format!("apart: Some({gone:?}) s");
+    is("and loads again", pair(Some(&back), &apart, Some(&loading)), &expected);
+    let new = told(State::Apart);
+    is("both wait for each other", pair(Some(&up), &new, Some(&new)), "apart: None");
+    is("the other has no pod", pair(None, &new, None), "pending: it is about to be placed");
+    let mut going = up.clone();
+    going.metadata.deletion_timestamp = Some(Time(time(NOW)));
+    is("somebody deletes it", pair(Some(&going), &ready, Some(&ready)), "silent s m");
+    going.spec.as_mut().unwrap().node_name = None;
+    going.status = None;
+    is("it was withdrawn before it was placed", pair(Some(&going), &new, None), "silent");
+}

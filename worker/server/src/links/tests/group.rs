@@ -66,7 +66,7 @@ impl Member {
     async fn apart(&mut self, words: &str) -> String {
         loop {
             match self.next().await {
-                Told::Apart(why) if why.contains(words) => return why,
+                Told::Apart(why) if why.words.contains(words) => return why.words,
                 _ => {}
             }
         }
