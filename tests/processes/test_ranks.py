@@ -177,7 +177,7 @@ def test_a_split_that_cannot_be_is_refused_with_those_that_can(tmp_path):
     ranks = Ranks(tmp_path, 2, 1)
     try:
         for worker in ranks.workers:
-            assert worker.child.wait(60) == 1
+            assert worker.child.wait(60) == 2
             assert "2 ranks cannot share 9 query heads evenly; splits that work: 1, 3, 9" in worker.log_tail()
     finally:
         ranks.stop()

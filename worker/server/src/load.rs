@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
     CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
-    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard, Splits,
+    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard, ShardError, Splits,
 };
 use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
@@ -187,12 +187,15 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
 fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
     let words = format!("{error:#}");
     let is_spoilt = error.downcast_ref::<OpenError>().is_some_and(OpenError::is_spoilt);
-    let Some(path) = fetched.filter(|_| is_spoilt) else { return words.into() };
+    let is_bad_usage = error.is::<ShardError>();
+    let Some(path) = fetched.filter(|_| is_spoilt) else {
+        return Failure { is_bad_usage, ..words.into() };
+    };
     let words = match fs::remove_file(path) {
         Ok(()) => format!("{words}; it was thrown away: upload the whole file"),
         Err(error) => format!("{words}; it could not be thrown away: {error}"),
     };
-    Failure { words, fault: WeightsFault::Corrupt }
+    Failure { words, fault: WeightsFault::Corrupt, is_bad_usage: false }
 }
 
 /// What a loaded model does in this process.

@@ -84,7 +84,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error);
-            ExitCode::from(FAILED)
+            let failure = error.downcast_ref::<Failure>();
+            let is_bad_usage = failure.is_some_and(|failure| failure.is_bad_usage);
+            ExitCode::from(if is_bad_usage { BAD_USAGE } else { FAILED })
         }
     }
 }
@@ -272,7 +274,7 @@ async fn obtain_and_load(
         Err(error) => {
             let fault = error.fault();
             let words = format!("{:#}", anyhow::Error::new(error));
-            member.enter(Phase::Failed(Failure { words, fault }));
+            member.enter(Phase::Failed(Failure { words, fault, is_bad_usage: false }));
         }
     }
 }

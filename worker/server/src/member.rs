@@ -20,11 +20,13 @@ pub(crate) struct Failure {
     pub(crate) words: String,
     /// For programs, if it is the weights.
     pub(crate) fault: WeightsFault,
+    /// The command line asks for what the model cannot do.
+    pub(crate) is_bad_usage: bool,
 }
 
 impl From<String> for Failure {
     fn from(words: String) -> Self {
-        Self { words, fault: WeightsFault::Unspecified }
+        Self { words, fault: WeightsFault::Unspecified, is_bad_usage: false }
     }
 }
 
@@ -200,7 +202,7 @@ impl Member {
             Phase::Draining => (State::Draining, None),
             Phase::Failed(failure) => (State::Failed, Some(failure)),
         };
-        let Failure { words: reason, fault } = failure.unwrap_or_else(|| String::new().into());
+        let Failure { words: reason, fault, .. } = failure.unwrap_or_else(|| String::new().into());
         let current = self.served().map(|served| *served.drive.load().borrow()).unwrap_or_default();
         let stats = current.stats;
         StatusReport {
