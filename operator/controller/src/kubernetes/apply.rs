@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Pro
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, Resource, ResourceExt};
 use naru_api::{ModelDeployment, ModelDeploymentStatus, PowerBudget, PowerBudgetStatus};
-use naru_plan::{DeploymentName, Moment, ReplicaId};
+use naru_plan::{DeploymentName, Moment};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -125,30 +125,28 @@ pub(super) async fn claim(
     doing.ask(api.create(&params, claim)).await.map(drop)
 }
 
-/// Notes on a replica that it drains, since when.
-pub(super) async fn note_drain(
+/// Notes on a replica when something began: [`labels::DRAIN_SINCE`], [`labels::WITHDRAWN`].
+pub(super) async fn note(
     client: &Client,
-    name: &DeploymentName,
-    id: ReplicaId,
+    (namespace, set): (&str, &str),
+    what: &str,
     now: Moment,
 ) -> Result<Option<StatefulSet>, ApplyError> {
-    let api: Api<StatefulSet> = Api::namespaced(client.clone(), name.namespace());
-    let set = labels::replica_name(name, id);
+    let api: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     let note = json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
         "metadata": {
             "name": set,
-            "annotations": { labels::DRAIN_SINCE: observe::time(now).to_string() },
+            "annotations": { what: observe::time(now).to_string() },
         },
     });
-    let doing =
-        Doing { verb: "annotating", kind: "StatefulSet", namespace: name.namespace(), name: &set };
+    let doing = Doing { verb: "annotating", kind: "StatefulSet", namespace, name: set };
     let params = PatchParams {
         field_manager: Some(labels::DRAIN_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    doing.ask(api.patch(&set, &params, &Patch::Merge(&note))).await
+    doing.ask(api.patch(set, &params, &Patch::Merge(&note))).await
 }
 
 /// Deletes an object, exactly this one, and what it owns before it.

@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition as Written, OwnerReference};
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use naru_plan::{Action, Condition, ConditionKind, Phase, Reason, Replica, Truth, WorkerFailure};
+use naru_plan::{
+    Action, Condition, ConditionKind, Observed, Phase, Reason, Replica, Truth, WorkerFailure,
+};
 
 use super::labels;
 use crate::world::Decision;
@@ -65,10 +67,22 @@ pub(super) fn news(decision: &Decision, done: &[Action], before: &[Written]) -> 
         let (kind, reason) = (format!("{:?}", condition.kind), format!("{:?}", condition.reason));
         let stood = before.iter().find(|before| before.type_ == kind);
         if stood.is_none_or(|stood| stood.reason != reason) {
-            say(true, &reason, condition.message.clone());
+            let lost = lost(observed).filter(|_| condition.reason == Reason::RankFailed);
+            say(true, &reason, lost.unwrap_or_else(|| condition.message.clone()));
         }
     }
     news
+}
+
+/// Which rank was lost, before all else: events that begin alike are counted as one.
+fn lost(observed: &Observed) -> Option<String> {
+    observed.replicas.iter().find_map(|replica| match &replica.phase {
+        Phase::Apart { lost: Some(lost) }
+        | Phase::Stopped { failure: WorkerFailure::Rank(lost), .. } => {
+            Some(format!("{lost}; the other ranks of replica {} wait for it", replica.id))
+        }
+        _ => None,
+    })
 }
 
 /// A group of members of which not all found a node.
@@ -157,7 +171,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use k8s_openapi::jiff::Timestamp;
     use naru_api::{Source, check};
-    use naru_plan::{Failures, Moment, Observed, ReplicaId, Revision, WeightsFault, plan};
+    use naru_plan::{Failures, Moment, ReplicaId, Revision, WeightsFault, plan};
 
     use super::*;
 
@@ -237,6 +251,14 @@ mod tests {
                  not answer",
             ],
         );
+    }
+
+    #[test]
+    fn a_lost_rank_is_told_first() {
+        let lost = "rank 1 (pod solar-0-1 on node a): the worker ended with exit code 137";
+        let apart = Phase::Apart { lost: Some(lost.to_owned()) };
+        let told = format!("RankFailed: {lost}; the other ranks of replica 0 wait for it");
+        says("its name begins the note", 1, &[(0, apart, false, false)], &[&told]);
     }
 
     #[test]

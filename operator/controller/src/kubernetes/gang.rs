@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! pods are made with a gate ──► all are there, and there is room ──► gates lifted, of all at once
-//!          ▲                                                                     │
+//!          ▲ after another minute                                                │
 //!          └──── withdrawn: all deleted ◄── one has no node after a minute ◄─────┘
 //! ```
 //!
@@ -24,6 +24,9 @@ use super::placement::Placement;
 pub(super) const GATE: &str = "naru.dev/group";
 /// A group that has not found nodes for all its members by then is withdrawn.
 const PLACING_MAX: Millis = Millis::from_seconds(60);
+
+/// So long a group waits that was withdrawn: what it lacked is not seen from here.
+const WITHDRAWN_PAUSE: Millis = Millis::from_seconds(60);
 
 /// The pods of one replica of several members.
 pub(super) struct Group<'a> {
@@ -81,6 +84,13 @@ impl<'a> Group<'a> {
         placing.map(since).min()
     }
 
+    /// Until when it waits because it was withdrawn.
+    fn pauses_until(&self) -> Option<Moment> {
+        let withdrawn = self.set.annotations().get(labels::WITHDRAWN);
+        let withdrawn = withdrawn.and_then(|text| observe::parse_time(text))?;
+        Some(withdrawn.after(WITHDRAWN_PAUSE))
+    }
+
     /// Whoever was made last waits longest: also those that were withdrawn.
     fn turn(&self) -> (Moment, String, String) {
         let made = self.pods.iter().filter_map(|pod| pod.creation_timestamp());
@@ -133,7 +143,11 @@ pub(super) fn decide<'a, 'p>(
     let waits = |group: &&Group<'_>| {
         group.is_whole && !group.gated().is_empty() && group.placing_since().is_none()
     };
-    let mut waiting: Vec<_> = groups.iter().filter(waits).collect();
+    let paused = groups.iter().filter(waits).filter_map(Group::pauses_until);
+    let over = paused.filter(|until| *until > now).min();
+    orders.next_check = orders.next_check.into_iter().chain(over).min();
+    let is_free = |group: &&Group<'_>| group.pauses_until().is_none_or(|until| until <= now);
+    let mut waiting: Vec<_> = groups.iter().filter(waits).filter(is_free).collect();
     waiting.sort_by_key(|group| group.turn());
     let next = waiting.into_iter().find(|group| {
         let gated = group.gated();

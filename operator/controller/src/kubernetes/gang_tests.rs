@@ -131,6 +131,23 @@ fn groups_that_find_no_room() {
 }
 
 #[test]
+fn who_was_withdrawn_waits() {
+    let withdrawn = |seconds| {
+        let mut case = case("solar-0", 1, &["g", "g"]);
+        case.set = set("solar-0", 2, json!({labels::WITHDRAWN: ago(seconds)}));
+        case
+    };
+    check("a while", &[2], &[withdrawn(59)], &[]);
+    check("and tries again", &[2], &[withdrawn(60)], &["lift solar-0 2"]);
+    let other = case("luna-0", 1, &["g", "g"]);
+    check("others do not", &[2], &[withdrawn(9), other], &["lift luna-0 2"]);
+    let waiting = [withdrawn(20)];
+    let groups: Vec<_> = waiting.iter().filter_map(Case::group).collect();
+    let Orders { next_check, .. } = decide(&groups, &placement(&[2]), waiting[0].pods.iter(), NOW);
+    assert_eq!(next_check, Some(Moment(NOW.0 + 40_000)), "when its time comes");
+}
+
+#[test]
 fn what_a_group_lacks() {
     let lacks = |gpus: &[u32], states: &[&str]| {
         let case = case("solar-0", 9, states);

@@ -24,6 +24,8 @@ pub(super) const REVISION: &str = "naru.dev/revision";
 
 /// When a replica was told to drain, in RFC 3339.
 pub(super) const DRAIN_SINCE: &str = "naru.dev/drain-since";
+/// When the members of a group were withdrawn last, in RFC 3339.
+pub(super) const WITHDRAWN: &str = "naru.dev/withdrawn";
 /// Since when a member of a group has looked for a node, in RFC 3339.
 pub(super) const PLACING_SINCE: &str = "naru.dev/placing-since";
 /// The names that a replica answers to, separated by commas.

@@ -16,6 +16,7 @@ use super::apply::{self, ApplyError};
 use super::cluster::Seen;
 use super::events::{self, Teller};
 use super::gang::Order;
+use super::labels;
 use super::metrics::Metrics;
 use super::spans::Span;
 use crate::world::{Decision, Done, Outcome};
@@ -104,6 +105,8 @@ pub(super) async fn place(
         }
         Order::Withdraw(pods) => {
             tracing::warn!(namespace, set, members = pods.len(), "withdrawing a group");
+            let noted = apply::note(client, (namespace, set), labels::WITHDRAWN, now).await?;
+            written.extend(noted.map(|set| Seen::Set(Event::Apply(set))));
             for pod in &pods {
                 apply::withdraw(client, pod).await?;
             }
@@ -185,7 +188,10 @@ impl Write {
             Self::Claim(object) => apply::claim(client, object).await.map(|()| Wrote::Nothing),
             Self::Set(object) => Ok(Wrote::of(apply::object(client, &**object).await?, Seen::Set)),
             Self::NoteDrain(id, since) => {
-                Ok(Wrote::of(apply::note_drain(client, name, *id, *since).await?, Seen::Set))
+                let set = labels::replica_name(name, *id);
+                let set = (name.namespace(), set.as_str());
+                let noted = apply::note(client, set, labels::DRAIN_SINCE, *since).await?;
+                Ok(Wrote::of(noted, Seen::Set))
             }
             Self::DeleteService(object) => apply::delete(client, &**object).await.map(is_done),
             Self::DeleteBudget(object) => apply::delete(client, &**object).await.map(is_done),
