@@ -75,6 +75,13 @@ def loading(called, uri, namespace=NAMESPACE, sha256=None, limit="512Mi"):
     return wish
 
 
+def grouped(called):
+    """One of two members, a stage each."""
+    wish = loading(called, from_server(MODEL))
+    wish["spec"]["parallelism"] = {"pipeline": 2}
+    return wish
+
+
 def accelerated(called, **accelerator):
     small = {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
     return deployment(
@@ -122,17 +129,18 @@ def budget(called, watts):
     return {"apiVersion": "naru.dev/v1alpha1", "kind": "PowerBudget", "metadata": metadata, "spec": {"watts": watts}}
 
 
-def worker_ends(called):
-    """Its process is ended as often as it takes until the kubelet waits before it starts another."""
+def worker_ends(called, member=0):
+    """A member's process is ended as often as it takes until the kubelet waits before it starts another."""
 
     def provoke(naru):
         naru.wait_ready(called, namespace=NAMESPACE)
 
         def waits():
-            for pid in processes(naru.pods(called, NAMESPACE), WORKER):
+            pods = [pod for pod in naru.pods(called, NAMESPACE) if pod["metadata"]["name"].endswith(f"-{member}")]
+            for pid in processes(pods, WORKER):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            statuses = [each for pod in naru.pods(called, NAMESPACE) for each in pod["status"]["containerStatuses"]]
+            statuses = [each for pod in pods for each in pod["status"]["containerStatuses"]]
             return any(each["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff" for each in statuses)
 
         until(waits, "the kubelet waits before it starts the worker again", 90)
@@ -386,6 +394,14 @@ FAULTS = [
         f"{ENDED}: the worker ended with exit code 137",
         lambda: [idle("backingoff")],
         provoke=worker_ends("backingoff"),
+        mend=lambda _: None,
+    ),
+    Fault(
+        "RankFailed",
+        "0 of 1 replicas answer; replica 0 lost rank 1 (pod …-0-1 on node …): the worker ended with exit code 137; its "
+        "other ranks wait for it",
+        lambda: [grouped("rankfailed")],
+        provoke=worker_ends("rankfailed", member=1),
         mend=lambda _: None,
     ),
     Fault(

@@ -53,6 +53,6 @@ pub use problem::{Problem, ProblemReason, key_taken, name_taken};
 pub use quantity::{CpuQuantity, MemoryQuantity};
 pub use scaling::{Scaling, ScalingTargets};
 pub use status::{
-    DECISIONS_KEPT, Enforcement, ModelDeploymentStatus, ModelStatus, PowerStatus, ScalingDecision,
+    DECISIONS_KEPT, Enforcement, ModelDeploymentStatus, PowerStatus, ScalingDecision,
 };
 pub use tenant::{Key, Quota, Tenant, TenantSpec, parse_tenant};

@@ -76,7 +76,8 @@ use crate::status::ModelDeploymentStatus;
         "a model.uri that starts with sim:// needs backend sim"
     ),
     validation = (
-        "self.backend != 'sim' || self.parallelism.tensor * self.parallelism.pipeline == 1",
+        "!has(self.parallelism) || self.backend != 'sim' || \
+         self.parallelism.tensor * self.parallelism.pipeline == 1",
         "backend sim has one rank: parallelism.tensor and parallelism.pipeline must be 1"
     ),
     validation = (

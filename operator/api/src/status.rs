@@ -23,9 +23,6 @@ pub struct ModelDeploymentStatus {
     /// Labels of member 0 of each replica, as `key=value,…`; an HPA counts what they find.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selector: String,
-    /// What a worker has found out about the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<ModelStatus>,
     /// The last five times naru chose another number of replicas, the newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scaling: Vec<ScalingDecision>,
@@ -37,18 +34,6 @@ pub struct ModelDeploymentStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-}
-
-/// What a worker has found out about a model.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ModelStatus {
-    /// The model.uri that this is about.
-    pub uri: String,
-    /// What parallelism.tensor may be.
-    pub tensor: Vec<u32>,
-    /// The most that parallelism.pipeline may be.
-    pub pipeline_max: u32,
 }
 
 /// One time naru chose another number of replicas.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use naru_controller::election::{Candidate, Identity, Leadership, Timing};
 use naru_controller::kubernetes::{KubernetesConfig, Metrics, WorkerImage, connect, lead, pages};
-use naru_controller::{Outputs, Publisher};
+use naru_controller::{KnownModels, Outputs, Publisher};
 use naru_protocol::{Snapshot, tls};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -127,8 +127,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         let (snapshots, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let publisher = Publisher::new(snapshot);
         let demands = publisher.demands();
-        let config =
-            KubernetesConfig { client, worker, instance: pod, metrics, demands, identity: None };
+        let models = KnownModels::default();
+        let config = KubernetesConfig {
+            client,
+            worker,
+            instance: pod,
+            metrics,
+            demands,
+            models,
+            identity: None,
+        };
         let gateways = Gateways { publisher, listener: control };
         operate(config, candidate, Outside { trust, gateways, ops }, snapshots)
             .await
@@ -187,7 +195,8 @@ async fn operate(
     let pages = pages(config.metrics.clone(), ready);
     let pages = tokio::spawn(async move { axum::serve(ops, pages).await });
     let mut candidate = tokio::spawn(candidate.run(leadership, is_asked, stopped));
-    let (mut trusting, identity) = trust.start(&config.client, whether(leads.clone()));
+    let leading = whether(leads.clone());
+    let (mut trusting, identity) = trust.start(&config.client, leading, config.models.clone());
     let gateways = gateways.serve(identity.clone());
     tokio::spawn(becomes_ready(asked, identity.clone(), is_ready));
     let outputs = Outputs { snapshots, readiness };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use naru_controller::KnownModels;
 use naru_controller::certificates::{self, Issued, Lifetime, Settings};
 use naru_controller::kubernetes::Client;
 use naru_controller::webhook::{self, Certificate};
@@ -81,6 +82,7 @@ impl Trust {
         self,
         client: &Client,
         leads: watch::Receiver<bool>,
+        models: KnownModels,
     ) -> (JoinSet<()>, watch::Receiver<Option<Arc<Identity>>>) {
         let Self { settings, listener, provided } = self;
         let issued = Issued::default();
@@ -96,7 +98,9 @@ impl Trust {
             }
         };
         tasks.spawn(certificates::keep(client.clone(), settings, wanted, leads, issued.clone()));
-        tasks.spawn(webhook::run(client.clone(), listener, certificate, issued, namespaces));
+        let webhook =
+            webhook::run(client.clone(), listener, certificate, issued, namespaces, models);
+        tasks.spawn(webhook);
         (tasks, identity)
     }
 }

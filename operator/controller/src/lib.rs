@@ -24,6 +24,7 @@ pub mod kubernetes;
 mod last_words;
 pub mod machine;
 mod member;
+mod models;
 mod power;
 mod power_metrics;
 mod publish;
@@ -36,6 +37,7 @@ mod world;
 
 pub use clock::wall_clock;
 pub use demand::{Demand, Demands, Wanted};
+pub use models::KnownModels;
 pub use power_metrics::PowerMetrics;
 pub use publish::Publisher;
 pub use reconcile::{Controls, Outputs, run};

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
-use naru_api::{ModelDeploymentStatus, ModelStatus};
+use naru_api::ModelDeploymentStatus;
 use naru_plan::power::BudgetReport;
 use naru_plan::{Action, DeploymentName, Desired, ReplicaId};
 use serde::Serialize;
@@ -142,7 +142,6 @@ impl Kubernetes {
             conditions: &decision.plan.conditions,
             observed: &decision.observed,
             scaling: &decision.scaling,
-            model: self.model(&decision.desired, live.model.clone()),
             charged: decision.power.as_ref().map(|power| power.charged),
             live: &live,
         });
@@ -150,22 +149,6 @@ impl Kubernetes {
             add(Write::Status(Box::new(status)));
         }
         Some(Work { owner, steps, before: live.conditions, decision })
-    }
-
-    /// How the model can be cut, as a worker says; else as it was said `before`.
-    fn model(&self, desired: &Desired, before: Option<ModelStatus>) -> Option<ModelStatus> {
-        let revision = desired.template.revision();
-        let uri = desired.template.model.uri.as_str();
-        let mut parts = self.cluster.parts(&desired.name, &self.members, self.now());
-        let told = parts.find_map(|parts| {
-            let is_current = labels::revision_of(parts.set) == Some(revision);
-            parts.members.iter().filter(|_| is_current).find_map(|member| {
-                let splits = member.told?.report.splits.clone()?;
-                let (tensor, pipeline_max) = (splits.tensor, splits.pipeline_max);
-                Some(ModelStatus { uri: uri.to_owned(), tensor, pipeline_max })
-            })
-        });
-        told.or_else(|| before.filter(|before| before.uri == uri))
     }
 
     /// What one action comes to.
@@ -238,7 +221,6 @@ impl Kubernetes {
             conditions: &[],
             observed: &self.observe(&name),
             scaling: &[],
-            model: live.model.clone(),
             charged: None,
             live: &live,
         };

@@ -294,6 +294,11 @@ impl Cluster {
         self.wishes.get(name).map(|wish| &wish.owner)
     }
 
+    /// What is wished of the deployment; `None`: it is gone, or has no meaning.
+    pub(super) fn wish(&self, name: &DeploymentName) -> Option<&Desired> {
+        self.wishes.get(name)?.parsed.as_ref().ok()
+    }
+
     /// When the deployment was created.
     pub(super) fn created(&self, name: &DeploymentName) -> Moment {
         self.wishes.get(name).map_or(Moment(0), |wish| wish.created)

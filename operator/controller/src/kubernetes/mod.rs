@@ -65,6 +65,7 @@ pub use self::pages::pages;
 use self::work::Ended;
 use crate::clock::wall_clock;
 use crate::demand::{Demand, Demands};
+use crate::models::KnownModels;
 use crate::world::{Changed, Decision, Outcome, World};
 
 /// Decisions that are carried out at the same time.
@@ -91,6 +92,8 @@ pub struct KubernetesConfig {
     pub identity: Option<Arc<Identity>>,
     /// What gateways wait for.
     pub demands: Demands,
+    /// Where it notes what workers tell of their models.
+    pub models: KnownModels,
 }
 
 /// The world of a cluster.
@@ -191,7 +194,22 @@ impl Kubernetes {
         let now = self.now();
         let asked = self.members.take_asked();
         self.last_asked.extend(asked.into_iter().map(|name| (name, now)));
+        names.iter().for_each(|name| self.note_models(name));
         Changed::Only(names)
+    }
+
+    /// Notes what members of the present template tell of its model.
+    fn note_models(&self, name: &DeploymentName) {
+        let Some(wish) = self.cluster.wish(name) else { return };
+        let template = self.config.worker.make(wish.clone()).template;
+        let revision = template.revision();
+        for parts in self.cluster.parts(name, &self.members, self.now()) {
+            let told = parts.members.iter().filter_map(|member| member.told);
+            let splits = told.filter_map(|told| told.report.splits.as_ref());
+            if labels::revision_of(parts.set) == Some(revision) {
+                splits.for_each(|it| self.config.models.note(template.model.uri.as_str(), it));
+            }
+        }
     }
 
     /// Takes what gateways wait for; returns for whom that changed.
@@ -219,6 +237,8 @@ impl Kubernetes {
         self.members.watch_load(scaled.map(|wish| wish.name.clone()).collect());
         let is_wished = |name: &DeploymentName| wishes.iter().any(|wish| wish.name == *name);
         self.last_asked.retain(|name, _| is_wished(name));
+        let uris = wishes.iter().map(|wish| wish.template.model.uri.as_str()).collect();
+        self.config.models.keep(&uris);
         let (tenants, power_budgets) = (self.cluster.tenants.all(), self.cluster.power.all());
         let cluster_fields = BTreeMap::new();
         let new = Wishes { deployments: wishes, tenants, power_budgets, cluster_fields };

@@ -1,9 +1,7 @@
 //! The status of a model deployment, from what was seen and what the plan says. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use naru_api::{
-    Enforcement, ModelDeploymentStatus, ModelStatus, PowerStatus, ScalingDecision, advised,
-};
+use naru_api::{Enforcement, ModelDeploymentStatus, PowerStatus, ScalingDecision, advised};
 use naru_plan::{
     ConditionKind, DeploymentName, Moment, Observed, Phase, Reason, Revision, Truth, Watts,
 };
@@ -20,8 +18,6 @@ pub(super) struct Report<'a> {
     pub(super) conditions: &'a [naru_plan::Condition],
     pub(super) observed: &'a Observed,
     pub(super) scaling: &'a [ScalingDecision],
-    /// How its model can be cut, if a worker says so.
-    pub(super) model: Option<ModelStatus>,
     /// What its replicas are charged; `None`: it draws from no budget.
     pub(super) charged: Option<Watts>,
     /// The status that stands there: times of what did not change are kept.
@@ -44,7 +40,6 @@ pub(super) fn status(report: &Report<'_>) -> ModelDeploymentStatus {
         ready_replicas: count(ready.count()),
         updated_replicas: count(updated.filter(|r| r.drain_since.is_none()).count()),
         selector: labels::selector(report.name),
-        model: report.model.clone(),
         scaling: report.scaling.to_vec(),
         power: report.charged.map(|Watts(charged_watts)| PowerStatus {
             charged_watts,
@@ -157,7 +152,6 @@ mod tests {
             conditions,
             observed,
             scaling: &[],
-            model: None,
             charged: None,
             live,
         })
@@ -213,7 +207,6 @@ mod tests {
             conditions,
             observed: &observed,
             scaling: &[],
-            model: None,
             charged: None,
             live: &live,
         };

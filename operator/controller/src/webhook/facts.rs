@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use naru_api::{
-    ModelDeployment, ModelStatus, Parallelism, PowerBudget, Tenant, parse_power_budget,
-};
+use naru_api::{ModelDeployment, Parallelism, PowerBudget, Tenant, parse_power_budget};
+use naru_protocol::worker::v1::Splits;
 
 use crate::certificates::Namespaces;
+use crate::models::KnownModels;
 
 /// Owners of what belongs to a namespace's deployments together: two, so that it stays when one of
 /// them goes.
@@ -48,8 +48,6 @@ pub(super) enum Fact {
         budget: Option<String>,
         /// Which model it cuts, and how.
         cut: Cut,
-        /// How models can be cut, as far as its workers have found out.
-        model: Option<ModelStatus>,
     },
     /// A tenant and the hashes of its keys.
     Tenant {
@@ -75,12 +73,12 @@ pub(super) struct Facts {
     deployments: BTreeMap<Key, Known>,
     tenants: BTreeMap<String, BTreeSet<String>>,
     budgets: BTreeMap<String, Option<String>>,
+    models: KnownModels,
 }
 
 #[derive(Debug)]
 struct Known {
     names: Vec<String>,
-    model: Option<ModelStatus>,
     owner: Option<OwnerReference>,
 }
 
@@ -104,8 +102,7 @@ impl Stated for ModelDeployment {
         let budget = self.spec.power.as_ref().map(|power| power.budget.clone());
         let Parallelism { tensor, pipeline, .. } = self.spec.parallelism;
         let cut = Cut { uri: self.spec.model.uri.clone(), tensor, pipeline };
-        let model = self.status.as_ref().and_then(|status| status.model.clone());
-        Fact::Deployment { key, names, budget, cut, model }
+        Fact::Deployment { key, names, budget, cut }
     }
 
     fn owner(&self) -> Option<OwnerReference> {
@@ -131,11 +128,16 @@ impl Stated for PowerBudget {
 }
 
 impl Facts {
+    /// None but what is known of models.
+    pub(super) fn beside(models: KnownModels) -> Self {
+        Self { models, ..Self::default() }
+    }
+
     /// Notes what an object says now. Returns whether [`Facts::namespaces`] may have changed.
     pub(super) fn put(&mut self, fact: Fact, owner: Option<OwnerReference>) -> bool {
         match fact {
-            Fact::Deployment { key, names, model, .. } => {
-                let known = Known { names, model, owner: owner.clone() };
+            Fact::Deployment { key, names, .. } => {
+                let known = Known { names, owner: owner.clone() };
                 let before = self.deployments.insert(key, known);
                 before.is_none_or(|before| before.owner != owner)
             }
@@ -165,10 +167,9 @@ impl Facts {
         self.deployments.iter().find(|(key, known)| *key != not && has(known)).map(|(key, _)| key)
     }
 
-    /// How a model can be cut, if a worker of any deployment has loaded it.
-    pub(super) fn model(&self, uri: &str) -> Option<&ModelStatus> {
-        let mut models = self.deployments.values().filter_map(|known| known.model.as_ref());
-        models.find(|model| model.uri == uri)
+    /// How a model can be cut, if a worker has told this operator.
+    pub(super) fn splits(&self, uri: &str) -> Option<Splits> {
+        self.models.splits(uri)
     }
 
     /// The tenant, other than `not`, that has this key.

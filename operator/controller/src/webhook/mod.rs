@@ -21,6 +21,7 @@ use naru_protocol::tls::Identity;
 use tokio::net::TcpListener;
 
 use crate::certificates::{Issued, Namespaces};
+use crate::models::KnownModels;
 
 /// Where the webhook's certificate comes from.
 pub enum Certificate {
@@ -31,15 +32,16 @@ pub enum Certificate {
 }
 
 /// Watches the cluster, answers on `listener`, and tells the namespaces that have deployments.
-/// Never returns.
+/// What is known of `models` counts too. Never returns.
 pub async fn run(
     client: Client,
     listener: TcpListener,
     certificate: Certificate,
     issued: Issued,
     namespaces: tokio::sync::watch::Sender<Namespaces>,
+    models: KnownModels,
 ) {
-    let facts = watch::Shared::default();
+    let facts = watch::Shared::beside(models);
     let watching = watch::watch(client.clone(), facts.clone(), namespaces);
     match certificate {
         Certificate::Issued => {

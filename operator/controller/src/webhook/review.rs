@@ -1,6 +1,7 @@
 //! Whether an object may be as it is, beside the others: the decision.
 
-use naru_api::{ModelStatus, key_taken, name_taken};
+use naru_api::{key_taken, name_taken};
+use naru_protocol::worker::v1::Splits;
 
 use super::facts::{Cut, Fact, Facts};
 
@@ -66,8 +67,7 @@ fn conflicts(fact: &Fact, facts: &Facts) -> Vec<Conflict> {
 
 /// What of a cut a model is known not to take.
 fn misfits(cut: &Cut, facts: &Facts) -> Vec<Conflict> {
-    let Some(model) = facts.model(&cut.uri) else { return Vec::new() };
-    let ModelStatus { tensor, pipeline_max, .. } = model;
+    let Some(Splits { tensor, pipeline_max }) = facts.splits(&cut.uri) else { return Vec::new() };
     let conflict =
         |field: &str, message| Conflict { path: format!("spec.parallelism.{field}"), message };
     let mut misfits = Vec::new();
@@ -77,7 +77,7 @@ fn misfits(cut: &Cut, facts: &Facts) -> Vec<Conflict> {
         let message = format!("the model cannot be cut into {}; {works} work", cut.tensor);
         misfits.push(conflict("tensor", message));
     }
-    if cut.pipeline > *pipeline_max {
+    if cut.pipeline > pipeline_max {
         let message = format!("the model has {pipeline_max} layers");
         misfits.push(conflict("pipeline", message));
     }
@@ -110,6 +110,7 @@ mod tests {
 
     use super::super::facts::Key;
     use super::*;
+    use crate::models::KnownModels;
 
     fn key(name: &str) -> Key {
         Key { namespace: "serving".to_owned(), name: name.to_owned() }
@@ -122,7 +123,7 @@ mod tests {
     fn deployment(name: &str, names: &[&str], budget: Option<&str>) -> Fact {
         let (key, names) = (key(name), owned(names));
         let budget = budget.map(str::to_owned);
-        Fact::Deployment { key, names, budget, cut: Cut::default(), model: None }
+        Fact::Deployment { key, names, budget, cut: Cut::default() }
     }
 
     fn tenant(name: &str, keys: &[&str]) -> Fact {
@@ -189,18 +190,14 @@ mod tests {
 
     #[test]
     fn models_take_some_cuts() {
-        let model = ModelStatus { uri: "hf://a/b".into(), tensor: vec![1, 3, 9], pipeline_max: 30 };
-        let of = |name, uri: &str, tensor, pipeline, model| Fact::Deployment {
-            key: key(name),
-            names: vec![name.to_owned()],
-            budget: None,
-            cut: Cut { uri: uri.to_owned(), tensor, pipeline },
-            model,
-        };
-        let mut facts = facts();
-        facts.put(of("loaded", "hf://a/b", 1, 1, Some(model)), None);
-        let check = |fact: &str, uri, tensor, pipeline, expected: &[&str]| {
-            let said = review(&of("x", uri, tensor, pipeline, None), None, &facts);
+        let models = KnownModels::default();
+        models.note("hf://a/b", &Splits { tensor: vec![1, 3, 9], pipeline_max: 30 });
+        let facts = Facts::beside(models.clone());
+        let check = |fact: &str, uri: &str, tensor, pipeline, expected: &[&str]| {
+            let (key, names) = (key("x"), vec!["x".to_owned()]);
+            let cut = Cut { uri: uri.to_owned(), tensor, pipeline };
+            let wish = Fact::Deployment { key, names, budget: None, cut };
+            let said = review(&wish, None, &facts);
             let said: Vec<_> = said.iter().map(ToString::to_string).collect();
             assert_eq!(said, expected, "{fact}");
         };
@@ -209,6 +206,8 @@ mod tests {
         let many = "spec.parallelism.pipeline: the model has 30 layers";
         check("two that do not", "hf://a/b", 2, 31, &[two, many]);
         check("of a model that nobody has loaded", "hf://a/c", 2, 31, &[]);
+        models.keep(&["hf://a/c"].into());
+        check("nobody wishes it any more", "hf://a/b", 2, 31, &[]);
     }
 
     #[test]

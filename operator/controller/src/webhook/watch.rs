@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::facts::{Fact, Facts, Stated};
 use crate::certificates::Namespaces;
+use crate::models::KnownModels;
 
 /// Kinds that are watched.
 const KINDS: usize = 3;
@@ -31,6 +32,12 @@ struct Inner {
 }
 
 impl Shared {
+    /// None yet, but what is known of models.
+    pub(super) fn beside(models: KnownModels) -> Self {
+        let facts = RwLock::new(Facts::beside(models));
+        Self(Arc::new(Inner { facts, kinds_listed: AtomicUsize::new(0) }))
+    }
+
     /// The facts. `None`: some have not been seen yet.
     pub(super) fn read(&self) -> Option<RwLockReadGuard<'_, Facts>> {
         let is_complete = self.0.kinds_listed.load(Ordering::Acquire) >= KINDS;
