@@ -112,8 +112,8 @@ pub struct ModelDeploymentSpec {
     #[serde(default)]
     pub engine: Engine,
     /// How each replica is cut into ranks. Default: one rank.
-    #[serde(default)]
-    pub parallelism: Parallelism,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallelism: Option<Parallelism>,
     /// What each member may use of the machine it runs on.
     #[serde(default)]
     pub resources: Resources,

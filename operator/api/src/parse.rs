@@ -73,7 +73,8 @@ fn parse_template(
     let engine = parse_engine(&spec.engine, findings);
     let resources = parse_resources(&spec.resources, findings);
     let zones = parse_zones(spec.placement.as_ref(), findings);
-    let Parallelism { tensor, pipeline, devices_per_member } = spec.parallelism;
+    let Parallelism { tensor, pipeline, devices_per_member } =
+        spec.parallelism.clone().unwrap_or_default();
     let parallelism = naru_plan::Parallelism::new(tensor, pipeline, devices_per_member);
     let parallelism = findings.keep(parallelism, "spec.parallelism");
     Some(Template {

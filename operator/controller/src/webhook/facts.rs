@@ -100,7 +100,8 @@ impl Stated for ModelDeployment {
             names.push(key.name.clone());
         }
         let budget = self.spec.power.as_ref().map(|power| power.budget.clone());
-        let Parallelism { tensor, pipeline, .. } = self.spec.parallelism;
+        let parallelism = self.spec.parallelism.clone().unwrap_or_default();
+        let Parallelism { tensor, pipeline, .. } = parallelism;
         let cut = Cut { uri: self.spec.model.uri.clone(), tensor, pipeline };
         Fact::Deployment { key, names, budget, cut }
     }
