@@ -1,6 +1,6 @@
 //! What is known of one member of a replica on this machine, and its process while there is one.
 
-use naru_plan::{Bytes, Failures, Millis, Moment, Phase, WorkerFailure, group};
+use naru_plan::{Bytes, Failures, Millis, Moment, Phase, SILENT_MAX, WorkerFailure, group};
 use naru_protocol::worker::v1::{State, StatusReport};
 
 use super::worker::{Handle, What};
@@ -154,6 +154,14 @@ impl Member {
         if let Some(handle) = &self.handle {
             handle.tell(order);
         }
+    }
+
+    /// Ends a process that has been silent for too long.
+    pub(super) async fn give_up(&mut self, now: Moment) {
+        self.end().await;
+        let words = format!("it said nothing for {} s and was killed", SILENT_MAX.0 / 1000);
+        let (failure, process) = (WorkerFailure::Ended(words), self.process);
+        self.ended = Some(Ended { at: now, failure, process });
     }
 
     /// Ends the process, if there is one, and waits until it is gone.

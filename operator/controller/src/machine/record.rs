@@ -144,7 +144,7 @@ impl Record {
     pub(super) async fn make_way(&mut self, now: Moment) {
         for member in &mut self.members {
             if member.silent_since().is_some_and(|since| is_too_long(since, now)) {
-                member.end().await;
+                member.give_up(now).await;
             }
         }
         if self.needs_links() {

@@ -137,6 +137,9 @@ async fn ranks_wait_for_a_silent_member_but_not_for_ever() {
     assert_eq!(record.silent_until(Moment(36_000)), None, "that has come already");
     record.make_way(Moment(36_000)).await;
     assert_eq!(record.idle(), [2], "nobody else has to begin anew");
+    start(&mut record, 4901, 36);
+    let expected = "apart: rank 2 (process 4801): it said nothing for 30 s and was killed";
+    assert_eq!(words(&record, 37), expected);
 }
 
 #[tokio::test]
