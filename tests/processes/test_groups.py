@@ -263,8 +263,9 @@ def test_fewer_replicas_drain_a_group(tmp_path):
 def test_a_split_that_cannot_be_is_refused_with_those_that_can(tmp_path):
     file = tmp_path / "models.yaml"
     file.write_text(cut("{tensor: 2}"))
-    command = [serving.BINARIES / "naru", "up", "-f", file, "--listen", serving.free_address()]
-    up = serving.Process([*command, "--ops-listen", serving.free_address(), "--data-dir", tmp_path / "d"], tmp_path, "up")
+    addresses = ["--listen", serving.free_address(), "--ops-listen", serving.free_address()]
+    command = [serving.BINARIES / "naru", "up", "-f", file, *addresses, "--data-dir", tmp_path / "data"]
+    up = serving.Process(command, tmp_path, "up")
     words = "2 ranks cannot share 9 query heads evenly; splits that work: 1, 3, 9"
 
     def conditions():
