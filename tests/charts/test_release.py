@@ -52,8 +52,11 @@ def test_plain_kubectl_takes_the_definitions_too(own_cluster):
             own_cluster.kubectl("wait", f"--for=condition={wanted}", f"crd/{name}", "--timeout=30s")
 
 
+EXAMPLES = ["gpu", "many-members", "one-partner", "power-budget", "saudi-and-thai", "smollm2", "without-internet"]
+
+
 @pytest.mark.usefixtures("definitions")
-@pytest.mark.parametrize("name", ["gpu", "one-partner", "power-budget", "saudi-and-thai", "smollm2", "without-internet"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_api_server_takes_the_examples(own_cluster, name):
     objects = list(yaml.safe_load_all((REPOSITORY / f"docs/examples/{name}.yaml").read_text()))
     # A dry run does not make the namespaces that what follows is in.

@@ -1,16 +1,18 @@
-//! One machine: replicas are child processes, wishes are files.
+//! One machine: members of replicas are child processes, wishes are files.
 
 mod data_dir;
 mod files;
 mod logs;
+mod member;
+mod ports;
 mod record;
 mod terminal;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use naru_plan::power::BudgetReport;
 use naru_plan::{
@@ -18,12 +20,13 @@ use naru_plan::{
 };
 use naru_protocol::Endpoint;
 use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 
 pub use self::data_dir::{DataDir, DataDirError};
 pub use self::files::{FilesError, WishFiles};
 use self::record::Record;
 use self::terminal::Terminal;
-use self::worker::{Event, Identity, SpawnError};
+use self::worker::{Event, Identity, Log, SpawnError};
 use crate::arguments;
 use crate::clock::wall_clock;
 use crate::power_metrics::PowerMetrics;
@@ -31,6 +34,8 @@ use crate::world::{Changed, Decision, Done, Outcome, World};
 
 /// Events of workers not yet looked at; their senders wait beyond it.
 const EVENTS_MAX: usize = 1024;
+/// Longer than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What the machine world runs on.
 #[derive(Clone, Debug)]
@@ -98,28 +103,50 @@ impl Machine {
         }
     }
 
-    /// Starts a worker for a record that has none.
+    /// Starts the members of a replica that do not run.
     fn start(&mut self, name: &DeploymentName, id: ReplicaId) -> Result<(), SpawnError> {
-        let now = self.now();
+        let (now, taken) = (self.now(), self.ports());
         let Some(deployment) = self.deployments.get_mut(name) else { return Ok(()) };
         let replicas = deployment.wish.replicas;
         let Some(record) = deployment.replicas.get_mut(&id) else { return Ok(()) };
-        self.runs += 1;
-        let identity = Identity { deployment: name.clone(), replica: id, run: self.runs };
-        let arguments = arguments(&record.template, replicas, self.config.cores);
-        record.starts(self.runs, now);
-        let hides_progress = self.config.is_terminal;
-        let sender = self.sender.clone();
-        let spawned =
-            worker::spawn(&self.config.worker, &arguments, identity, hides_progress, sender);
-        match spawned {
-            Ok(handle) => record.runs_as(handle),
-            Err(error) => {
-                record.cannot_start(&error, now);
-                return Err(error);
+        if record.needs_links() {
+            match ports::find(record.template.parallelism, &taken).map_err(SpawnError::Ports) {
+                Ok(links) => record.meets_at(links),
+                Err(error) => {
+                    record.idle().into_iter().for_each(|it| record.cannot_start(it, &error, now));
+                    return Err(error);
+                }
             }
         }
-        Ok(())
+        let mut result = Ok(());
+        for member in record.idle() {
+            self.runs += 1;
+            let identity =
+                Identity { deployment: name.clone(), replica: id, member, run: self.runs };
+            let mut arguments = arguments(&record.template, replicas, self.config.cores);
+            arguments.extend(record.arguments(name, id, member));
+            let tag = tag(&identity, &record.template);
+            let log = Log { tag, hides_progress: self.config.is_terminal };
+            record.starts(member, self.runs, now);
+            let sender = self.sender.clone();
+            match worker::spawn(&self.config.worker, &arguments, identity, log, sender) {
+                Ok(handle) => record.runs_as(member, handle),
+                Err(error) => {
+                    record.cannot_start(member, &error, now);
+                    result = Err(error);
+                }
+            }
+        }
+        result
+    }
+
+    /// The ports that ranks were given, whether they listen yet or not.
+    fn ports(&self) -> BTreeSet<u16> {
+        self.records().flat_map(Record::ports).collect()
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.deployments.values().flat_map(|deployment| deployment.replicas.values())
     }
 
     /// The deployment; one that was never met is as old as this moment.
@@ -146,7 +173,7 @@ impl Machine {
             }
             Action::Restart(id) => {
                 if let Some(record) = replicas.get_mut(&id) {
-                    record.end().await;
+                    record.make_way(now).await;
                 }
                 self.start(&desired.name, id)
             }
@@ -169,13 +196,22 @@ impl Machine {
     /// Takes one event into the records. Events of earlier runs have no meaning any more.
     fn take(&mut self, event: Event) {
         let now = self.now();
-        let Identity { deployment, replica, run } = event.from;
+        let Identity { deployment, replica, member, run } = event.from;
         let name = format!("{}-{replica}", deployment.name());
         let deployment = self.deployments.get_mut(&deployment);
         let record = deployment.and_then(|deployment| deployment.replicas.get_mut(&replica));
-        let Some(record) = record.filter(|record| record.run == run) else { return };
-        record.take(event.what, now);
-        self.terminal.show(&name, &record.phase);
+        let Some(record) = record else { return };
+        if record.take(member, run, event.what, now) {
+            self.terminal.show(&name, &record.phase());
+        }
+    }
+
+    /// When the next of the silent members will have been so for too long; if never, in a year.
+    fn silent_until(&self) -> tokio::time::Instant {
+        let now = self.now();
+        let next = self.records().filter_map(|record| record.silent_until(now)).min();
+        let wait = next.map_or(FOR_EVER, |until| Duration::from_millis(until.since(now).0));
+        tokio::time::Instant::now() + wait
     }
 }
 
@@ -192,11 +228,11 @@ impl World for Machine {
     }
 
     fn observe(&self, name: &DeploymentName) -> Observed {
-        let all = self.deployments.values().flat_map(|deployment| deployment.replicas.values());
-        let promised: u64 = all.map(Record::memory).fold(0, u64::saturating_add);
+        let now = self.now();
+        let promised: u64 = self.records().map(Record::memory).fold(0, u64::saturating_add);
         let memory_free = self.config.memory.map(|Bytes(all)| Bytes(all.saturating_sub(promised)));
         let replicas = self.deployments.get(name).map(|deployment| {
-            deployment.replicas.iter().map(|(id, record)| record.seen(*id)).collect()
+            deployment.replicas.iter().map(|(id, record)| record.seen(*id, now)).collect()
         });
         Observed { replicas: replicas.unwrap_or_default(), memory_free }
     }
@@ -240,8 +276,13 @@ impl World for Machine {
         if !self.outcomes.is_empty() {
             return Changed::nothing();
         }
-        // The machine holds a sender itself, so the channel never closes.
-        if let Some(event) = self.events.recv().await {
+        let silent_until = self.silent_until();
+        let event = tokio::select! {
+            // The machine holds a sender itself, so the channel never closes.
+            event = self.events.recv() => event,
+            () = sleep_until(silent_until) => None,
+        };
+        if let Some(event) = event {
             self.take(event);
         }
         while let Ok(event) = self.events.try_recv() {
@@ -251,11 +292,23 @@ impl World for Machine {
     }
 }
 
-/// The command line of a worker that is one of `replicas`.
+/// Whose lines these are: a replica's (`solar-0`), or one of its members' (`solar-0-1`), as their
+/// pods would be called.
+fn tag(identity: &Identity, template: &Template) -> String {
+    let Identity { deployment, replica, member, .. } = identity;
+    let name = deployment.name();
+    match template.parallelism.members() {
+        1 => format!("{name}-{replica}"),
+        _ => format!("{name}-{replica}-{member}"),
+    }
+}
+
+/// The command line of a member of one of `replicas`.
 ///
-/// Without threads of its own each gets an equal part of `cores`, at least one.
+/// Without threads of its own each member of each gets an equal part of `cores`, at least one.
 fn arguments(template: &Template, replicas: ReplicaCount, cores: NonZeroUsize) -> Vec<String> {
-    let share = cores.get() / (replicas.0.max(1) as usize);
+    let members = replicas.0.max(1).saturating_mul(template.parallelism.members());
+    let share = cores.get() / (members as usize);
     let threads = template.resources.threads.map_or(share, |threads| threads.0.get());
     let (model, threads) = (template.model.uri.as_str(), threads.clamp(1, cores.get()));
     let mut arguments = arguments::of_worker(template, model, Some(threads));
@@ -305,6 +358,9 @@ mod tests {
         check_threads("one replica has all cores", "", 1, "4");
         check_threads("three share them", "", 3, "1");
         check_threads("many have one each", "", 9, "1");
+        let pair = "parallelism: {tensor: 2, pipeline: 2, devicesPerMember: 2}";
+        check_threads("members share them", pair, 1, "2");
+        check_threads("of all replicas", pair, 2, "1");
         check_threads("a limit counts", "resources: {limits: {cpu: 2}}", 9, "2");
         let many = "resources: {limits: {cpu: 200}}";
         check_threads("as far as there are cores", many, 1, "4");

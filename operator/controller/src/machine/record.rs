@@ -1,163 +1,219 @@
-//! What is known of one replica on this machine.
+//! What is known of one replica on this machine: its members, taken together.
+//!
+//! A member that ended is started again alone, where the others look for it. If it ended before it
+//! listened, or if all did, nobody looks for it yet, or in vain: then all are started anew, at
+//! addresses that are free now.
+
+use std::error::Error;
+use std::net::SocketAddr;
 
 use naru_plan::{
-    Bytes, Failures, Millis, Moment, Phase, Replica, ReplicaId, Revision, Template, WorkerFailure,
+    DeploymentName, Millis, Moment, Phase, Replica, ReplicaId, Revision, SILENT_MAX, Template,
+    WorkerFailure, group,
 };
 use naru_protocol::Endpoint;
-use naru_protocol::worker::v1::{State, StatusReport};
+use naru_protocol::worker::v1::State;
 
-use super::worker::{Handle, SpawnError, What};
-use crate::member::{Order, weights_fault};
+use super::member::Member;
+use super::ports;
+use super::worker::{Handle, What};
+use crate::arguments;
+use crate::member::Order;
+use crate::reconcile::one_line;
 
-/// One replica: what it was made from, how it has fared, and its process while there is one.
+/// One replica: what it was made from, and how its members have fared.
 pub(super) struct Record {
     pub(super) template: Template,
-    /// The run of the worker; events of other runs are not this one's.
-    pub(super) run: u64,
-    pub(super) phase: Phase,
+    /// In their order; there is always the first.
+    members: Vec<Member>,
+    /// Where the first rank of each member is found; empty: there is one rank.
+    links: Vec<SocketAddr>,
     revision: Revision,
     created: Moment,
     drain_since: Option<Moment>,
+    /// Since when all members have been ready.
     ready_since: Option<Moment>,
     has_served: bool,
-    failures: Failures,
-    /// `host:port` of its HTTP, once it said so.
-    address: Option<String>,
-    /// The worker's own words about a failure, before it ended.
-    last_words: Option<WorkerFailure>,
-    handle: Option<Handle>,
 }
 
 impl Record {
     pub(super) fn new(template: Template, now: Moment) -> Self {
+        let members = (0..template.parallelism.members()).map(|_| Member::new(now)).collect();
         Self {
             revision: template.revision(),
             template,
+            members,
+            links: Vec::new(),
             created: now,
-            run: 0,
-            phase: Phase::Silent { since: now },
             drain_since: None,
             ready_since: None,
             has_served: false,
-            failures: Failures(0),
-            address: None,
-            last_words: None,
-            handle: None,
         }
     }
 
-    /// A new run begins.
-    pub(super) fn starts(&mut self, run: u64, now: Moment) {
-        self.run = run;
-        self.phase = Phase::Silent { since: now };
-        (self.ready_since, self.address, self.last_words) = (None, None, None);
+    /// Whether its ranks have to be given new addresses, to all members at once.
+    pub(super) fn needs_links(&self) -> bool {
+        let is_over = |member: &Member| !member.is_running();
+        self.template.parallelism.ranks() > 1
+            && (self.members.iter().all(is_over)
+                || self.members.iter().any(Member::has_found_no_place))
     }
 
-    pub(super) fn runs_as(&mut self, handle: Handle) {
-        self.handle = Some(handle);
+    /// Gives its ranks addresses. No member may be running.
+    pub(super) fn meets_at(&mut self, links: Vec<SocketAddr>) {
+        self.links = links;
     }
 
-    /// The process could not even be started.
-    pub(super) fn cannot_start(&mut self, error: &SpawnError, now: Moment) {
-        self.stopped(WorkerFailure::Config(error.to_string()), now);
+    /// The ports of its ranks.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        let each = self.template.parallelism.devices_per_member();
+        self.links.iter().flat_map(move |first| ports::of_member(first.port(), each))
     }
 
-    /// Takes what the worker, or its end, told.
-    pub(super) fn take(&mut self, what: What, now: Moment) {
-        match what {
-            What::Listening { address } => self.address = Some(address),
-            What::Report(report) => self.reported(&report, now),
-            What::Silent => {
-                if !matches!(self.phase, Phase::Silent { .. } | Phase::Stopped { .. }) {
-                    self.phase = Phase::Silent { since: now };
-                }
-            }
-            What::Ended(how) => {
-                self.handle = None;
-                let failure = self.last_words.take().unwrap_or(how);
-                self.stopped(failure, now);
-            }
+    /// The members that do not run.
+    pub(super) fn idle(&self) -> Vec<usize> {
+        let all = self.members.iter().enumerate();
+        all.filter(|(_, member)| !member.is_running()).map(|(number, _)| number).collect()
+    }
+
+    /// How a member finds the others.
+    pub(super) fn arguments(
+        &self,
+        name: &DeploymentName,
+        id: ReplicaId,
+        member: usize,
+    ) -> Vec<String> {
+        let Some(listen) = self.links.get(member) else { return Vec::new() };
+        let members: Vec<_> = self.links.iter().map(SocketAddr::to_string).collect();
+        let replica = format!("{name}-{id}");
+        arguments::of_member(replica, member.to_string(), &members, listen.to_string())
+    }
+
+    /// A new run of a member begins.
+    pub(super) fn starts(&mut self, member: usize, run: u64, now: Moment) {
+        self.members[member].starts(run, now);
+        self.settle(now);
+    }
+
+    pub(super) fn runs_as(&mut self, member: usize, handle: Handle) {
+        self.members[member].runs_as(handle);
+    }
+
+    /// The process of a member could not even be started.
+    pub(super) fn cannot_start(&mut self, member: usize, error: &dyn Error, now: Moment) {
+        self.members[member].stopped(WorkerFailure::Config(one_line(error)), now);
+    }
+
+    /// Takes what a run of a member, or its end, told; returns whether that is the present run.
+    pub(super) fn take(&mut self, member: usize, run: u64, what: What, now: Moment) -> bool {
+        let member = self.members.get_mut(member).filter(|member| member.run == run);
+        let Some(member) = member else { return false };
+        if matches!(&what, What::Report(report) if report.state() == State::Draining) {
+            self.drain_since.get_or_insert(now); // somebody else told it to
+        }
+        member.take(what, now);
+        self.settle(now);
+        true
+    }
+
+    fn settle(&mut self, now: Moment) {
+        if self.phase() == Phase::Ready {
+            self.has_served = true;
+            self.ready_since.get_or_insert(now);
+        } else {
+            self.ready_since = None;
         }
     }
 
-    fn reported(&mut self, report: &StatusReport, now: Moment) {
-        let words = || report.reason.clone();
-        self.phase = match report.state() {
-            State::Unspecified => return,
-            State::Fetching => {
-                let fetch = report.fetch.unwrap_or_default();
-                let total = (fetch.bytes_total > 0).then_some(Bytes(fetch.bytes_total));
-                Phase::Fetching { done: Bytes(fetch.bytes_done), total }
-            }
-            State::Loading => Phase::Loading,
-            State::Apart => Phase::Apart { lost: Some(words()) },
-            State::Ready => {
-                self.has_served = true;
-                self.ready_since.get_or_insert(now);
-                Phase::Ready
-            }
-            State::Draining => {
-                self.drain_since.get_or_insert(now); // somebody else told it to
-                return;
-            }
-            State::Failed => {
-                let is_weights = matches!(self.phase, Phase::Fetching { .. } | Phase::Loading);
-                let failure = if is_weights || !self.has_served {
-                    WorkerFailure::Weights(weights_fault(report.weights_fault()), words())
-                } else {
-                    WorkerFailure::Ended(words())
-                };
-                self.last_words = Some(failure);
-                return;
-            }
-        };
-    }
-
-    fn stopped(&mut self, failure: WorkerFailure, now: Moment) {
-        let ready_for = self.ready_since.take().map_or(Millis(0), |since| now.since(since));
-        self.failures = self.failures.and_another(ready_for);
-        self.phase = Phase::Stopped { at: now, failure };
-        self.address = None;
-    }
-
-    /// Tells the worker to finish and end.
+    /// Tells the workers to finish and end: member 0, which answers, and which the others need for
+    /// nothing once it is done.
     pub(super) fn drain(&mut self, within: Millis, now: Moment) {
         self.drain_since.get_or_insert(now);
-        if let Some(handle) = &self.handle {
-            handle.tell(Order::Drain(within));
-        }
+        self.members[0].tell(Order::Drain(within));
     }
 
-    /// Ends the process, if there is one, and waits until it is gone.
+    /// Ends the processes, if there are any, and waits until they are gone.
     pub(super) async fn end(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            handle.end().await;
+        for member in &mut self.members {
+            member.end().await;
         }
     }
 
-    /// Memory that was promised to it.
-    pub(super) fn memory(&self) -> u64 {
-        self.template.resources.memory.unwrap_or_default().0
+    /// Ends what stands in the way of a new start, and waits until it is gone: members that have
+    /// been silent for too long, and all if their ranks need other addresses.
+    pub(super) async fn make_way(&mut self, now: Moment) {
+        for member in &mut self.members {
+            if member.silent_since().is_some_and(|since| is_too_long(since, now)) {
+                member.give_up(now).await;
+            }
+        }
+        if self.needs_links() {
+            self.end().await;
+        }
     }
 
-    pub(super) fn seen(&self, id: ReplicaId) -> Replica {
+    /// When the next of the silent members will have been so for too long.
+    pub(super) fn silent_until(&self, now: Moment) -> Option<Moment> {
+        let silent = self.members.iter().filter_map(Member::silent_since);
+        silent.filter(|since| !is_too_long(*since, now)).map(|since| since.after(SILENT_MAX)).min()
+    }
+
+    /// Memory that was promised to all its members.
+    pub(super) fn memory(&self) -> u64 {
+        self.template.memory().0
+    }
+
+    /// What all members together are doing.
+    pub(super) fn phase(&self) -> Phase {
+        let drains = self.drain_since.is_some();
+        group::phase(self.template.parallelism, &self.members(), drains, self.has_served)
+    }
+
+    fn members(&self) -> Vec<group::Member> {
+        self.members.iter().map(Member::seen).collect()
+    }
+
+    pub(super) fn seen(&self, id: ReplicaId, now: Moment) -> Replica {
+        let phase = match self.phase() {
+            // Ranks wait for one that was lost, but not for ever for one that does not come back.
+            Phase::Apart { lost } => match self.silent_for_too_long(now) {
+                Some(since) => Phase::Silent { since },
+                None => Phase::Apart { lost },
+            },
+            phase => phase,
+        };
         Replica {
             id,
             revision: self.revision,
-            phase: self.phase.clone(),
+            phase,
             created: self.created,
-            ready_since: self.ready_since.filter(|_| self.phase == Phase::Ready),
+            ready_since: self.ready_since,
             drain_since: self.drain_since,
             has_served: self.has_served,
-            failures: self.failures,
+            failures: group::failures(&self.members()),
             displaced: false,
         }
     }
 
-    /// Where it answers; one that has not said so yet has no address, and is not ready.
+    /// Since when the first of those members has been silent that have been so for too long.
+    fn silent_for_too_long(&self, now: Moment) -> Option<Moment> {
+        let silent = self.members.iter().filter_map(Member::silent_since);
+        silent.filter(|since| is_too_long(*since, now)).min()
+    }
+
+    /// Where it answers: member 0. Until that has said so it has no address, and is not ready.
     pub(super) fn endpoint(&self, replica: String) -> Endpoint {
-        let ready = matches!(self.phase, Phase::Ready) && self.address.is_some();
-        let address = self.address.clone().unwrap_or_default();
+        let address = self.members[0].address().unwrap_or_default().to_owned();
+        let ready = !address.is_empty() && self.phase() == Phase::Ready;
         Endpoint { replica, address, ready, draining: self.drain_since.is_some() }
     }
 }
+
+/// Whether whoever has been silent since then is killed and started again.
+fn is_too_long(since: Moment, now: Moment) -> bool {
+    since.after(SILENT_MAX) <= now
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -12,12 +12,13 @@ use naru_protocol::worker::v1::StatusReport;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use super::logs;
+use super::ports::PortsError;
 use crate::last_words::LastWords;
 use crate::member::{self, Heard, Order};
 
@@ -25,13 +26,23 @@ use crate::member::{self, Heard, Order};
 const FIRST_LINE_BYTES_MAX: u64 = 4096;
 /// What is left of a log is waited for this long once its worker is gone.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+/// A process that was killed is waited for this long.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Which run of which worker.
+/// Which run of which member.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) deployment: DeploymentName,
     pub(super) replica: ReplicaId,
+    pub(super) member: usize,
     pub(super) run: u64,
+}
+
+/// How the lines of a worker's log are passed on.
+pub(super) struct Log {
+    /// Whose they are, for people.
+    pub(super) tag: String,
+    pub(super) hides_progress: bool,
 }
 
 /// Something happened to a worker.
@@ -59,17 +70,36 @@ pub(super) enum What {
 
 /// Why a worker could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("starting {program}")]
-pub struct SpawnError {
-    program: PathBuf,
-    #[source]
-    source: std::io::Error,
+pub enum SpawnError {
+    /// There is no process.
+    #[error("starting {program}")]
+    Start {
+        /// The executable.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its ranks cannot find each other.
+    #[error("choosing where the ranks of a replica meet")]
+    Ports(#[source] PortsError),
 }
 
 /// Holds a worker's process; dropping it ends the process.
 pub(super) struct Handle {
+    process: Option<u32>,
     orders: mpsc::Sender<Order>,
-    task: JoinHandle<()>,
+    end: oneshot::Sender<()>,
+    task: Task,
+}
+
+/// What follows a worker; dropping it kills the process.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Handle {
@@ -79,16 +109,27 @@ impl Handle {
         }
     }
 
-    /// Kills the process and waits until its task is gone.
-    pub(super) async fn end(mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
+    /// Stands for a process that ends when it is told to.
+    #[cfg(test)]
+    pub(super) fn of_nobody(process: u32) -> Self {
+        let (end, ends) = oneshot::channel();
+        let task = Task(tokio::spawn(async { drop(ends.await) }));
+        Self { process: Some(process), orders: mpsc::channel(1).0, end, task }
     }
-}
 
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// The number of the process.
+    pub(super) fn process(&self) -> Option<u32> {
+        self.process
+    }
+
+    /// Kills the process and waits until it is gone, with all that it held.
+    pub(super) async fn end(self) {
+        let Self { end, mut task, .. } = self;
+        // An error: it is gone already.
+        let _ = end.send(());
+        if timeout(GONE_WITHIN, &mut task.0).await.is_err() {
+            tracing::warn!(process = self.process, "a killed worker is not gone yet");
+        }
     }
 }
 
@@ -97,10 +138,10 @@ pub(super) fn spawn(
     program: &Path,
     arguments: &[String],
     identity: Identity,
-    hides_progress: bool,
+    Log { tag, hides_progress }: Log,
     events: mpsc::Sender<Event>,
 ) -> Result<Handle, SpawnError> {
-    let failed = |source| SpawnError { program: program.to_owned(), source };
+    let failed = |source| SpawnError::Start { program: program.to_owned(), source };
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -110,29 +151,39 @@ pub(super) fn spawn(
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    let log = child.stderr.take().map(|stderr| {
-        let tag = format!("{}-{}", identity.deployment.name(), identity.replica);
-        tokio::spawn(logs::forward(stderr, tag, hides_progress))
-    });
+    let process = child.id();
+    tracing::info!(replica = tag, process, "started a worker");
+    let log = child.stderr.take();
+    let log = log.map(|stderr| tokio::spawn(logs::forward(stderr, tag, hides_progress)));
     let (sender, orders) = mpsc::channel(member::ORDERS_MAX);
-    let task = tokio::spawn(attend(child, log, identity, events, orders));
-    Ok(Handle { orders: sender, task })
+    let (end, ends) = oneshot::channel();
+    let task = Task(tokio::spawn(attend(child, log, Teller { identity, events }, orders, ends)));
+    Ok(Handle { process, orders: sender, end, task })
 }
 
-/// Follows a worker until its process is gone.
+/// Follows a worker until its process is gone, by itself or because it `ends`.
 async fn attend(
     mut child: Child,
     log: Option<JoinHandle<Option<LastWords>>>,
-    identity: Identity,
-    events: mpsc::Sender<Event>,
+    teller: Teller,
     orders: mpsc::Receiver<Order>,
+    ends: oneshot::Receiver<()>,
 ) {
     let stdout = child.stdout.take();
     let _open_until_the_end = child.stdin.take();
-    let teller = Teller { identity, events };
+    let lives = async {
+        tokio::select! {
+            ended = child.wait() => ended,
+            () = follow(stdout, &teller, orders) => child.wait().await,
+        }
+    };
     let ended = tokio::select! {
-        ended = child.wait() => ended,
-        () = follow(stdout, &teller, orders) => child.wait().await,
+        ended = lives => ended,
+        Ok(()) = ends => {
+            // Whoever ends it expects no word of it. An error: it is gone.
+            let _ = child.kill().await;
+            return;
+        }
     };
     // Its log ends with it, unless somebody else holds that open.
     let said = match log {
