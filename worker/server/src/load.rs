@@ -286,7 +286,7 @@ fn load(
             progress.at(step.bytes_done);
         };
         let loaded = if !seats.is_empty() {
-            let loaded = ranks::load(&files, settings, seats, &mut tell);
+            let loaded = ranks::load(member, &files, settings, seats, &mut tell);
             loaded.map(|(driven, ranks)| (driven, Some(ranks)))
         } else {
             let driven = start_pool().and_then(|pool| match gpu {

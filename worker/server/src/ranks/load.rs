@@ -26,10 +26,11 @@ pub(crate) struct Ranks {
 /// Rank 0's part of a model, for an engine, if rank 0 is of this member.
 pub(crate) type Leading = Option<(Box<dyn Forward>, EngineConfig)>;
 
-/// Loads the part of each rank that has one of `seats`, of which there is at least one; all at
+/// Loads, for `member`, the part of each rank that has one of `seats`, of which there is at least one; all at
 /// once, for each has its own threads. Errors: the model cannot be cut so, a part of it cannot be
 /// read, no memory for keys and values.
 pub(crate) fn load(
+    member: &Member,
     files: &ModelFiles,
     settings: &EngineSettings,
     seats: Vec<Seat>,
@@ -51,14 +52,15 @@ pub(crate) fn load(
         let rank = seat.rank;
         let (bench, joining) = seat.take(model, config.kv_blocks);
         loaded.joining.push(joining);
+        let steps = member.metrics.rank_steps(rank);
         let cache = "making the KV cache";
         if rank == 0 {
             let sharded = ShardedDecoder::new(decoder, config.kv_blocks, Box::new(Apart));
-            let forward = GroupForward::new(sharded.context(cache)?, bench);
+            let forward = GroupForward::new(sharded.context(cache)?, bench, steps);
             leading = Some((Box::new(forward) as Box<dyn Forward>, config));
         } else {
             let kv = decoder.new_kv_pool(config.kv_blocks).context(cache)?;
-            let run = move || serve(decoder, kv, &bench, &mut |_| ());
+            let run = move || serve(decoder, kv, &bench, &steps);
             loaded.running.push((rank, Box::new(run)));
         }
     }
