@@ -16,6 +16,15 @@ pub trait Device: Send {
     /// Copies `bytes` to a place.
     fn upload(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), GpuError>;
 
+    /// Copies 32-bit floats to a place.
+    fn upload_floats(&mut self, to: DevicePointer, values: &[f32]) -> Result<(), GpuError> {
+        // SAFETY: the same memory, whose every byte is initialised; bytes need no alignment.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
+        };
+        self.upload(to, bytes)
+    }
+
     /// Puts so many bytes at a place, piece by piece as `fill` writes them: it is given which
     /// bytes, and room for them. While one piece is written the one before is copied.
     fn upload_pieces(

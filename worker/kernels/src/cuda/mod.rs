@@ -30,7 +30,8 @@ pub use launch::{Argument, DevicePointer, Launch, Product, ProductShape};
 pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
 
 pub use crate::ops::attention::cuda::{
-    AttentionTask, decode_attention, decode_scratch_bytes, prefill_attention,
+    AttentionTask, WidenTask, decode_attention, decode_scratch_bytes, prefill_attention,
+    widen_heads,
 };
 pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};

@@ -20,12 +20,12 @@ mod plan;
 use std::error::Error;
 use std::ops::Range;
 
-use naru_kernels::{KvPool, ShapeError};
 use thiserror::Error as ThisError;
 
 pub use plan::PlanError;
 
-use super::{Collective, CollectiveError, Decoder, LinkTime, StepError};
+use super::{Collective, CollectiveError, LinkTime, Shard, StepError};
+use crate::config::ModelConfig;
 use crate::engine::{Batch, Forward};
 use plan::{Plan, PlanReader, PlanWriter};
 
@@ -33,10 +33,37 @@ use plan::{Plan, PlanReader, PlanWriter};
 /// by beginning earlier.
 const PIECE_TOKENS_MIN: usize = 32;
 
+/// The part of a model that one rank holds, with its keys and values, on whatever computes it.
+pub trait RankDecoder: Send {
+    /// The whole model's configuration.
+    fn config(&self) -> &ModelConfig;
+
+    /// The part of it that is here.
+    fn shard(&self) -> &Shard;
+
+    /// Columns of the logits that `rank`, one of the last stage, makes.
+    fn vocabulary_part_of(&self, rank: usize) -> Range<usize>;
+
+    /// Whether [`compute`](Self::compute) can compute this, whole or in pieces. Errors: why not.
+    fn check(&self, batch: &Batch) -> Result<(), StepError>;
+
+    /// Computes `piece` together with the other ranks, writes keys and values of each token into
+    /// its span's blocks, and returns logits `[logit_rows, vocabulary_part]`; on a stage that is
+    /// not the last, none. Errors: a piece that cannot be, or the other ranks are gone; its tokens
+    /// then count as not computed.
+    fn compute(
+        &mut self,
+        piece: &Batch,
+        collective: &mut dyn Collective,
+    ) -> Result<&[f32], StepError>;
+
+    /// Takes the logits of the last piece, and leaves `values` to be written over by the next.
+    fn take_logits(&mut self, values: &mut Vec<f32>);
+}
+
 /// Rank 0 of a replica of several: what an engine drives.
 pub struct ShardedDecoder {
-    decoder: Decoder,
-    kv: KvPool,
+    decoder: Box<dyn RankDecoder>,
     collective: Box<dyn Collective>,
     piece_tokens_min: usize,
     plans: PlanWriter,
@@ -64,18 +91,12 @@ pub enum RankError {
 }
 
 impl ShardedDecoder {
-    /// `decoder`, which must hold the shard of rank 0, with `blocks` blocks of keys and values;
-    /// every other rank must have as many. Errors: no memory for them.
-    pub fn new(
-        decoder: Decoder,
-        blocks: usize,
-        collective: Box<dyn Collective>,
-    ) -> Result<Self, ShapeError> {
+    /// `decoder`, which must hold the shard of rank 0; every other rank must have as many blocks of
+    /// keys and values.
+    pub fn new(decoder: Box<dyn RankDecoder>, collective: Box<dyn Collective>) -> Self {
         assert_eq!(decoder.shard().rank(), 0, "the engine is at rank 0");
-        let kv = decoder.new_kv_pool(blocks)?;
-        Ok(Self {
+        Self {
             decoder,
-            kv,
             collective,
             piece_tokens_min: PIECE_TOKENS_MIN,
             plans: PlanWriter::default(),
@@ -84,7 +105,7 @@ impl ShardedDecoder {
             logits: Vec::new(),
             has_parted: false,
             link_time: LinkTime::default(),
-        })
+        }
     }
 
     /// Meets the other ranks again, who have parted, over new connections. Keys and values that the
@@ -108,8 +129,8 @@ impl ShardedDecoder {
     }
 
     /// The part of the model at rank 0.
-    pub fn decoder(&self) -> &Decoder {
-        &self.decoder
+    pub fn decoder(&self) -> &dyn RankDecoder {
+        self.decoder.as_ref()
     }
 
     fn step(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
@@ -118,7 +139,7 @@ impl ShardedDecoder {
         if self.has_parted {
             return Err(StepError::Parted);
         }
-        self.decoder.check(batch, &self.kv)?;
+        self.decoder.check(batch)?;
         if batch.tokens.is_empty() {
             return Ok(&self.logits);
         }
@@ -139,15 +160,15 @@ impl ShardedDecoder {
 
     /// Everything after the plan is written; an error parts the ranks.
     fn compute(&mut self, batch: &Batch, ends: &[usize]) -> Result<(), StepError> {
-        let Self { decoder, kv, collective, message, part, logits, .. } = self;
+        let Self { decoder, collective, message, part, logits, .. } = self;
         collective.broadcast(message)?;
         let vocabulary = decoder.config().vocabulary;
         logits.resize(batch.logit_rows.len() * vocabulary, 0.0);
-        let columns = decoder.vocabulary_part();
+        let columns = decoder.vocabulary_part_of(0);
         let (mut first, mut rows_of_pieces) = (0, Vec::with_capacity(ends.len()));
         for piece in micro::pieces(batch, ends) {
             let rows = first..first + piece.logit_rows.len();
-            let mine = decoder.forward(&piece, kv, collective.as_mut())?;
+            let mine = decoder.compute(&piece, collective.as_mut())?;
             let out = &mut logits[rows.start * vocabulary..rows.end * vocabulary];
             place(mine, out, vocabulary, columns.clone());
             first = rows.end;
@@ -207,15 +228,14 @@ impl Drop for ShardedDecoder {
 }
 
 /// Computes what rank 0 plans on any other rank, until rank 0 ends; `after_step` is told what each
-/// step's meetings took. `kv` must have as many blocks as rank 0's. Errors: the ranks have parted,
-/// and the others were told if the cause was here.
+/// step's meetings took. `decoder` must have as many blocks of keys and values as rank 0's. Errors:
+/// the ranks have parted, and the others were told if the cause was here.
 pub fn serve_rank(
-    decoder: &mut Decoder,
-    kv: &mut KvPool,
+    decoder: &mut dyn RankDecoder,
     collective: &mut dyn Collective,
     after_step: &mut dyn FnMut(LinkTime),
 ) -> Result<(), RankError> {
-    let served = serve(decoder, kv, collective, after_step);
+    let served = serve(decoder, collective, after_step);
     if let Err(error) = &served {
         let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
         collective.abort(&format!("{error}{cause}"));
@@ -224,8 +244,7 @@ pub fn serve_rank(
 }
 
 fn serve(
-    decoder: &mut Decoder,
-    kv: &mut KvPool,
+    decoder: &mut dyn RankDecoder,
     collective: &mut dyn Collective,
     after_step: &mut dyn FnMut(LinkTime),
 ) -> Result<(), RankError> {
@@ -237,7 +256,7 @@ fn serve(
             return Ok(());
         };
         for piece in micro::pieces(&batch, &ends) {
-            decoder.forward(&piece, kv, collective).map_err(RankError::Step)?;
+            decoder.compute(&piece, collective).map_err(RankError::Step)?;
             if makes_logits {
                 decoder.take_logits(&mut part);
                 collective.send(0, &mut part)?;
