@@ -34,10 +34,15 @@ def model(name):
     return path
 
 
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+def free_address(ports=1):
+    """An address of this machine with so many free ports from there."""
+    while True:
+        with contextlib.ExitStack() as probes:
+            first = probes.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                for port in range(first + 1, first + ports):
+                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
+                return f"127.0.0.1:{first}"
 
 
 def deployment(name, weights, replicas=1, sequences=64, context=2048, drain_seconds=5, kv_cache="512Mi"):

@@ -19,21 +19,22 @@ BACK_SECONDS_MAX = 15
 
 
 class Ranks:
-    """The processes of one replica."""
+    """The processes of one replica: its members, of `each` ranks."""
 
-    def __init__(self, directory, tensor, pipeline):
-        self.directory, self.tensor, self.pipeline = directory, tensor, pipeline
-        self.addresses = [serving.free_address() for _ in range(tensor * pipeline)]
-        self.workers = [self.start(rank) for rank in range(tensor * pipeline)]
+    def __init__(self, directory, tensor, pipeline, each=1):
+        self.directory, self.tensor, self.pipeline, self.each = directory, tensor, pipeline, each
+        self.addresses = [serving.free_address(each) for _ in range(tensor * pipeline // each)]
+        self.workers = [self.start(member) for member in range(len(self.addresses))]
 
-    def start(self, rank):
-        options = [f"--tensor={self.tensor}", f"--pipeline={self.pipeline}", f"--rank={rank}", "--threads=1"]
-        options += [f"--ranks={','.join(self.addresses)}", f"--links-listen={self.addresses[rank]}"]
-        options += ["--served-name=m", "--max-context-tokens=2048", "--kv-cache-memory=64Mi"]
-        return serving.Worker(self.directory, serving.model(serving.SMOLLM2), *options, name=f"rank{rank}")
+    def start(self, member):
+        options = [f"--tensor={self.tensor}", f"--pipeline={self.pipeline}", f"--devices-per-member={self.each}"]
+        options += [f"--member={member}", f"--members={','.join(self.addresses)}", "--threads=1"]
+        options += [f"--links-listen={self.addresses[member]}", "--served-name=m"]
+        options += ["--max-context-tokens=2048", "--kv-cache-memory=64Mi"]
+        return serving.Worker(self.directory, serving.model(serving.SMOLLM2), *options, name=f"member{member}")
 
-    def restart(self, rank):
-        self.workers[rank] = self.start(rank)
+    def restart(self, member):
+        self.workers[member] = self.start(member)
 
     def is_ready(self):
         return is_ready(self.workers[0])
@@ -86,11 +87,29 @@ def ranks(tmp_path, request):
         ranks.stop()
 
 
-@pytest.mark.parametrize("ranks", [(1, 3)], indirect=True)
+# Three members of a rank each, two members of two, and one alone of two.
+@pytest.mark.parametrize("ranks", [(1, 3), (1, 4, 2), (1, 2, 2)], indirect=True)
 def test_stages_answer_as_one_rank_does(ranks, alone):
     assert {question: text(ranks.workers[0], question) for question in QUESTIONS} == alone
-    # Another rank computes and does not answer.
-    assert ask(ranks.workers[1], "hello").status_code == 503
+    # Another member computes and does not answer.
+    assert [ask(worker, "hello").status_code for worker in ranks.workers[1:]] == [503] * (len(ranks.workers) - 1)
+
+
+@pytest.mark.parametrize("ranks", [(1, 4, 2)], indirect=True)
+def test_a_member_of_two_ranks_is_lost_with_both_and_comes_back_with_both(ranks, alone):
+    for victim in (1, 0):
+        pids = [worker.child.pid for worker in ranks.workers]
+        ranks.workers[victim].child.kill()
+        other = ranks.workers[1 - victim]
+        until(lambda other=other: not is_ready(other), "the other member is not ready", NOTICED_SECONDS_MAX)
+        missing = "waiting for ranks [2, 3] of 4" if victim else "rank 0 is lost"
+        until(lambda: missing in httpx.get(f"{other.ops}/readyz", timeout=5).text, missing, 5)
+        ranks.workers[victim].stop()
+        ranks.restart(victim)
+        for worker in ranks.workers:
+            until(lambda worker=worker: is_ready(worker), "every member is ready", BACK_SECONDS_MAX)
+        assert {question: text(ranks.workers[0], question) for question in QUESTIONS} == alone
+        assert ranks.workers[1 - victim].child.pid == pids[1 - victim]
 
 
 def stream(worker, prompt, seen):
@@ -141,8 +160,8 @@ def test_a_rank_that_is_slow_is_waited_for(ranks, alone):
     timer.join()
 
 
-@pytest.mark.parametrize("ranks", [(1, 2)], indirect=True)
-def test_whichever_rank_is_asked_to_go_nothing_is_cut(ranks):
+@pytest.mark.parametrize("ranks", [(1, 2), (1, 4, 2)], indirect=True)
+def test_whichever_member_is_asked_to_go_nothing_is_cut(ranks):
     seen = []
     streaming = threading.Thread(target=stream, args=(ranks.workers[0], "Once upon a time", seen))
     streaming.start()
@@ -150,7 +169,7 @@ def test_whichever_rank_is_asked_to_go_nothing_is_cut(ranks):
     ranks.workers[1].child.terminate()
     streaming.join(60)
     assert "data: [DONE]" in seen, seen[-3:]
-    # Rank 0 goes when its last answer is out, and the other when rank 0 has gone.
+    # Member 0 goes when its last answer is out, and the other when member 0 has gone.
     assert [worker.child.wait(30) for worker in ranks.workers] == [0, 0]
 
 

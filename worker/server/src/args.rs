@@ -14,8 +14,9 @@ Examples:
   naru-worker --model hf://Qwen/Qwen2.5-0.5B-Instruct --served-name qwen
   naru-worker --model sim://llama-3.1-8b-h100 --backend sim --sim-speed 10
   naru-worker --model ./model.gguf --backend cuda --device 1
-  naru-worker --model ./model.gguf --tensor 3 --rank 0 --ranks a:8002,b:8002,c:8002 \
+  naru-worker --model ./model.gguf --tensor 3 --member 0 --members a:8002,b:8002,c:8002 \
               --links-listen 0.0.0.0:8002
+  naru-worker --model ./model.gguf --pipeline 2 --devices-per-member 2
   naru-worker --model https://models.example/m.gguf --sha256 9f86d0… --listen 0.0.0.0:8000
 
 Environment:
@@ -60,15 +61,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT", default_value = "1", help_heading = RANKS)]
     pub(crate) pipeline: NonZeroUsize,
 
-    /// Which of the ranks this worker is; 0 schedules and answers
+    /// Ranks that each worker holds; there are --tensor × --pipeline ÷ this many workers
+    #[arg(long, value_name = "COUNT", default_value = "1", help_heading = RANKS)]
+    pub(crate) devices_per_member: NonZeroUsize,
+
+    /// Which of the workers this is; 0 holds rank 0, which schedules and answers
     #[arg(long, value_name = "NUMBER", default_value = "0", help_heading = RANKS)]
-    pub(crate) rank: usize,
+    pub(crate) member: usize,
 
-    /// Where the ranks are reached, in their order, separated by commas
+    /// Where the workers' first ranks are reached, in their order, separated by commas; further
+    /// ranks of a worker are at the next ports. One worker alone needs none
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', help_heading = RANKS)]
-    pub(crate) ranks: Vec<String>,
+    pub(crate) members: Vec<String>,
 
-    /// Address of the link to the other ranks; with --tls-dir, for workers with a certificate alone
+    /// Address of this worker's first rank, its further ones have the next ports; with --tls-dir,
+    /// for workers with a certificate alone
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -103,7 +110,8 @@ pub(crate) struct Args {
     #[arg(long = "served-name", value_name = "NAME")]
     pub(crate) served_names: Vec<String>,
 
-    /// Compute threads [default: the cores this process may use]
+    /// Compute threads of this worker, shared among its ranks [default: the cores this process may
+    /// use]
     #[arg(long, value_name = "COUNT")]
     pub(crate) threads: Option<NonZeroUsize>,
 

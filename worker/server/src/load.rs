@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use naru_engine::{
     CudaLimits, CudaModel, Decoder, Engine, EngineConfig, Forward, KV_BLOCK_TOKENS, LoadProgress,
-    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard, ShardedDecoder,
+    LocalDecoder, ModelFiles, OpenError, PrefixCache, Shard,
 };
 use naru_kernels::cuda::{Element, Gpu};
 use naru_kernels::{ComputePool, Cpu, CpuLevel};
@@ -20,7 +20,7 @@ use naru_protocol::worker::v1::WeightsFault;
 use crate::args::{Args, PrefixCacheArg};
 use crate::drive::{Drive, Loop};
 use crate::member::{Bytes, Defaults, Failure, Member, Phase, Served};
-use crate::ranks::{self, GroupForward, Joining, Seat};
+use crate::ranks::{self, Ranks, Seat};
 use crate::sim::{self, SimSettings};
 use crate::text;
 use crate::weights::Progress;
@@ -43,12 +43,14 @@ pub(crate) struct EngineSettings {
 pub(crate) struct ModelBounds {
     /// Tokens of prompt and answer together.
     pub(crate) context_tokens: usize,
+    /// Of all ranks of this member.
     pub(crate) kv_bytes_per_block: u64,
     /// For keys and values, where the command line does not say.
     pub(crate) kv_memory_bytes: u64,
 }
 
-const KV_MEMORY_BYTES: u64 = 1 << 30;
+/// For keys and values on a processor, where the command line does not say.
+pub(crate) const KV_MEMORY_BYTES: u64 = 1 << 30;
 /// Of a GPU's memory, what is left to the driver: graphs, and kernels that are loaded late.
 const GPU_RESERVE_BYTES: u64 = 1 << 30;
 
@@ -119,8 +121,8 @@ pub(crate) struct Weights {
     pub(crate) is_fetched: bool,
     /// None: this processor.
     pub(crate) gpu: Option<Box<Gpu>>,
-    /// This worker's place among the ranks of a replica, if there are others.
-    pub(crate) seat: Option<Seat>,
+    /// The places of this member's ranks, if it is not a replica alone.
+    pub(crate) seats: Vec<Seat>,
 }
 
 /// What there is to load.
@@ -143,36 +145,34 @@ impl Source {
     }
 }
 
-/// Loads the model on a thread of its own, which then runs the engine for as long as the process
-/// lives. Whatever goes wrong becomes the member's failure.
+/// Loads the model on a thread of its own, which then runs the engine, where there is one, for as
+/// long as the process lives. Whatever goes wrong becomes the member's failure.
 pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Source) {
     let run = move || {
         let fetched = source.fetched_file();
         let running = catch_unwind(AssertUnwindSafe(|| -> anyhow::Result<()> {
             member.enter(Phase::Loading);
             let start = Instant::now();
-            let (loaded, joining) = match source {
+            let Loaded { answers, ranks } = match source {
                 Source::Weights(weights) => load(&member, &settings, weights)?,
-                Source::Simulated(sim) => (sim::load(&member, &settings, &sim)?, None),
+                Source::Simulated(sim) => sim::load(&member, &settings, &sim)?,
             };
             let seconds = start.elapsed().as_secs_f64();
             member.metrics.load_seconds.with_label_values(&["load"]).set(seconds);
-            let run: Box<dyn FnOnce()> = match loaded {
-                Loaded::Answers(served, engine_loop) => {
-                    member.take(*served);
-                    Box::new(|| engine_loop.run())
-                }
-                Loaded::Computes(run) => run,
-            };
-            match joining {
+            let engine_loop = answers.map(|(served, engine_loop)| {
+                member.take(served);
+                engine_loop
+            });
+            match ranks {
                 None => member.enter(Phase::Ready),
-                Some(joining) => joining.join(Arc::clone(&member)),
+                Some(ranks) => ranks.start(&member)?,
             }
-            run();
-            Ok(())
+            let Some(engine_loop) = engine_loop else { return Ok(()) };
+            engine_loop.run();
+            bail!("the engine's loop ended")
         }));
         let failure = match running {
-            Ok(Ok(())) => "the engine's loop ended".to_owned().into(),
+            Ok(Ok(())) => return,
             Ok(Err(error)) => failure(&error, fetched.as_deref()),
             Err(_) => "the engine panicked".to_owned().into(),
         };
@@ -196,51 +196,31 @@ fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
 }
 
 /// What a loaded model does in this process.
-pub(crate) enum Loaded {
-    /// It answers requests.
-    Answers(Box<Served>, Box<Loop>),
-    /// It computes what rank 0 plans.
-    Computes(Box<dyn FnOnce()>),
+pub(crate) struct Loaded {
+    /// None: rank 0 is in another member.
+    pub(crate) answers: Option<(Served, Loop)>,
+    /// None: this is a replica alone.
+    pub(crate) ranks: Option<Ranks>,
 }
 
-/// What an engine drives, within its bounds; or, for a rank other than 0, what it runs instead.
-enum Model {
-    Whole(Box<dyn Forward>, EngineConfig),
-    Rank(Box<dyn FnOnce()>),
-}
+/// What an engine drives, within its bounds.
+type Driven = (Box<dyn Forward>, EngineConfig);
 
 fn load_on_processor(
     files: &ModelFiles,
     settings: &EngineSettings,
     pool: ComputePool,
-    seat: Option<Seat>,
     tell: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<(Model, Option<Joining>)> {
-    let shard = match &seat {
-        None => Shard::whole(files.config()),
-        Some(seat) => seat.settings.shard(files)?,
-    };
-    let decoder = Decoder::load(files, shard, Arc::new(pool), tell).context("loading the model")?;
+) -> anyhow::Result<Driven> {
+    let whole = Shard::whole(files.config());
+    let decoder = Decoder::load(files, whole, Arc::new(pool), tell).context("loading the model")?;
     let config = settings.for_model(&ModelBounds {
         context_tokens: decoder.config().context_tokens,
-        kv_bytes_per_block: ranks::kv_bytes_per_block(&decoder),
+        kv_bytes_per_block: decoder.kv_bytes_per_block() as u64,
         kv_memory_bytes: KV_MEMORY_BYTES,
     })?;
-    let cache = "making the KV cache";
-    let Some(seat) = seat else {
-        let forward = LocalDecoder::new(decoder, config.kv_blocks).context(cache)?;
-        return Ok((Model::Whole(Box::new(forward), config), None));
-    };
-    let (bench, joining) = seat.take(files, config.kv_blocks);
-    let model = if decoder.shard().rank() == 0 {
-        let apart = Box::new(ranks::Apart);
-        let sharded = ShardedDecoder::new(decoder, config.kv_blocks, apart).context(cache)?;
-        Model::Whole(Box::new(GroupForward::new(sharded, bench)), config)
-    } else {
-        let kv = decoder.new_kv_pool(config.kv_blocks).context(cache)?;
-        Model::Rank(Box::new(move || ranks::serve(decoder, kv, bench, &mut |_| ())))
-    };
-    Ok((model, Some(joining)))
+    let forward = LocalDecoder::new(decoder, config.kv_blocks).context("making the KV cache")?;
+    Ok((Box::new(forward), config))
 }
 
 fn load_on_gpu(
@@ -249,7 +229,7 @@ fn load_on_gpu(
     pool: &ComputePool,
     gpu: Box<Gpu>,
     tell: &mut dyn FnMut(LoadProgress),
-) -> anyhow::Result<Model> {
+) -> anyhow::Result<Driven> {
     let context_tokens = files.config().context_tokens;
     let limits = CudaLimits {
         element: Element::default(),
@@ -270,19 +250,20 @@ fn load_on_gpu(
     })?;
     tracing::info!(gigabytes, gigabytes_per_second, free_bytes = free, "weights are on the GPU");
     let forward = model.with_kv_blocks(config.kv_blocks).context("making the KV cache")?;
-    Ok(Model::Whole(Box::new(forward), config))
+    Ok((Box::new(forward), config))
 }
 
 fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
-    Weights { path, gpu, seat, .. }: Weights,
-) -> anyhow::Result<(Loaded, Option<Joining>)> {
+    Weights { path, gpu, seats, .. }: Weights,
+) -> anyhow::Result<Loaded> {
     if let Some(gpu) = &gpu {
         member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());
     }
     let files = ModelFiles::open(&path).context("opening the model")?;
-    let pool = ComputePool::start_on(settings.threads, settings.cpu).context("starting threads")?;
+    let start_pool =
+        || ComputePool::start_on(settings.threads, settings.cpu).context("starting threads");
     let mut progress = Progress::start("load", files.weight_bytes());
     let (text, loaded) = thread::scope(|scope| {
         let text = scope.spawn(|| text::read(&files));
@@ -290,19 +271,22 @@ fn load(
             member.loaded(Bytes { done: step.bytes_done, total: step.bytes_total });
             progress.at(step.bytes_done);
         };
-        let loaded = match gpu {
-            None => load_on_processor(&files, settings, pool, seat, &mut tell),
-            Some(gpu) => load_on_gpu(&files, settings, &pool, gpu, &mut tell).map(|it| (it, None)),
+        let loaded = if !seats.is_empty() {
+            let loaded = ranks::load(&files, settings, seats, &mut tell);
+            loaded.map(|(driven, ranks)| (driven, Some(ranks)))
+        } else {
+            let driven = start_pool().and_then(|pool| match gpu {
+                None => load_on_processor(&files, settings, pool, &mut tell),
+                Some(gpu) => load_on_gpu(&files, settings, &pool, gpu, &mut tell),
+            });
+            driven.map(|driven| (Some(driven), None))
         };
         (text.join(), loaded)
     });
     let text = text.map_err(|_| anyhow!("reading the tokenizer panicked"))??;
-    let (model, joining) = loaded?;
+    let (driven, ranks) = loaded?;
     progress.finish();
-    let (forward, config) = match model {
-        Model::Whole(forward, config) => (forward, config),
-        Model::Rank(run) => return Ok((Loaded::Computes(run), joining)),
-    };
+    let Some((forward, config)) = driven else { return Ok(Loaded { answers: None, ranks }) };
     let tokenizer = Arc::new(text.tokenizer);
     let vocabulary = Arc::clone(&tokenizer);
     let engine = Engine::new(forward, vocabulary, config).context("the engine's bounds")?;
@@ -326,5 +310,5 @@ fn load(
     };
     let template = text.template;
     let served = Served { tokenizer, template, defaults, context_tokens_max, drive };
-    Ok((Loaded::Answers(Box::new(served), Box::new(engine_loop)), joining))
+    Ok(Loaded { answers: Some((served, engine_loop)), ranks })
 }

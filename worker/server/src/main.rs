@@ -42,7 +42,7 @@ use crate::args::{Args, BackendArg};
 use crate::http::{Connections, Http};
 use crate::load::{EngineSettings, Source, Weights};
 use crate::member::{Failure, Member, Phase};
-use crate::ranks::{RankSettings, Seat};
+use crate::ranks::RankSettings;
 use crate::shutdown::Signals;
 use crate::sim::SimSettings;
 use crate::weights::{Fetcher, ModelUri};
@@ -115,7 +115,7 @@ struct Plan {
     /// The number of the GPU that computes, if one does.
     device: Option<u32>,
     /// What this worker is among others, if it is not a replica alone.
-    rank: Option<RankSettings>,
+    ranks: Option<RankSettings>,
 }
 
 /// What is served.
@@ -150,16 +150,16 @@ impl Plan {
             return Err(anyhow::Error::msg(why));
         }
         let device = device(&args)?;
-        let rank = RankSettings::new(&args)?;
+        let ranks = RankSettings::new(&args)?;
         let model = match SimSettings::new(&args)? {
             Some(sim) => Model::Simulated(sim),
             None => Model::Weights(args.model.parse().context("--model")?),
         };
-        Ok(Self { args, model, settings, device, rank })
+        Ok(Self { args, model, settings, device, ranks })
     }
 
     async fn run(self, gpu: Option<Box<Gpu>>) -> anyhow::Result<()> {
-        let Self { args, model, settings, device: _, rank } = self;
+        let Self { args, model, settings, device: _, ranks } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
         if names.is_empty() {
@@ -168,22 +168,16 @@ impl Plan {
         let member = Arc::new(Member::new(names, model.fingerprint(), args.drain_seconds));
         let connections = Connections::new();
         let identity = identify(&args)?;
-        let seat = match rank {
-            Some(settings) => Some(Seat {
-                listener: bind(settings.listen).await?,
-                settings,
-                identity: identity.clone(),
-                runtime: tokio::runtime::Handle::current(),
-                token: connections.token(),
-            }),
-            None => None,
+        let seats = match ranks {
+            Some(ranks) => ranks::open_seats(ranks, identity.as_ref(), &connections).await?,
+            None => Vec::new(),
         };
         listen(&args, &member, &connections, identity).await?;
         tokio::spawn(signals.obey(Arc::clone(&member)));
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
         }
-        let weights = |path, is_fetched| Weights { path, is_fetched, gpu, seat };
+        let weights = |path, is_fetched| Weights { path, is_fetched, gpu, seats };
         tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member), weights));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
     }

@@ -179,7 +179,7 @@ impl Member {
         let (state, failure) = match phase {
             Phase::Fetching => (State::Fetching, None),
             Phase::Loading => (State::Loading, None),
-            Phase::Apart(words) => (State::Loading, Some(words.into())),
+            Phase::Apart(words) => (State::Apart, Some(words.into())),
             Phase::Ready => (State::Ready, None),
             Phase::Draining => (State::Draining, None),
             Phase::Failed(failure) => (State::Failed, Some(failure)),

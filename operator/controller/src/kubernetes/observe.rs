@@ -301,7 +301,7 @@ impl Parts<'_> {
                 let total = (fetch.bytes_total > 0).then_some(Bytes(fetch.bytes_total));
                 Phase::Fetching { done: Bytes(fetch.bytes_done), total }
             }
-            State::Loading => Phase::Loading,
+            State::Loading | State::Apart => Phase::Loading,
             State::Ready => Phase::Ready,
             State::Failed => {
                 let fault = weights_fault(report.weights_fault());

@@ -89,7 +89,7 @@ impl Record {
                 let total = (fetch.bytes_total > 0).then_some(Bytes(fetch.bytes_total));
                 Phase::Fetching { done: Bytes(fetch.bytes_done), total }
             }
-            State::Loading => Phase::Loading,
+            State::Loading | State::Apart => Phase::Loading,
             State::Ready => {
                 self.has_served = true;
                 self.ready_since.get_or_insert(now);

@@ -194,3 +194,13 @@ pub enum StepError {
     #[error(transparent)]
     Device(#[from] GpuError),
 }
+
+impl StepError {
+    /// The rank that could not be met, if that is what is wrong.
+    pub fn lost_rank(&self) -> Option<usize> {
+        match self {
+            Self::Collective(error) => Some(error.rank),
+            _ => None,
+        }
+    }
+}

@@ -34,7 +34,10 @@ pub(super) async fn readyz(State(http): State<Shared>) -> Response {
         Phase::Ready => return "ready\n".into_response(),
         Phase::Fetching => "fetching\n",
         Phase::Loading => "loading\n",
-        Phase::Apart(_) => "waiting for the other ranks\n",
+        Phase::Apart(why) => {
+            let words = format!("waiting for the other ranks: {why}\n");
+            return (StatusCode::SERVICE_UNAVAILABLE, words).into_response();
+        }
         Phase::Draining => "draining\n",
         Phase::Failed(_) => "failed\n",
     };

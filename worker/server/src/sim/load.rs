@@ -57,5 +57,5 @@ pub(crate) fn load(
     let defaults = Defaults { temperature: Some(0.0), ..Defaults::default() };
     let template = Some(ChatTemplate::of_sim());
     let served = Served { tokenizer, template, defaults, context_tokens_max, drive };
-    Ok(Loaded::Answers(Box::new(served), Box::new(engine_loop.paced(pace))))
+    Ok(Loaded { answers: Some((served, engine_loop.paced(pace))), ranks: None })
 }

@@ -1,5 +1,7 @@
 //! The operator's gRPC.
 
+use std::net::TcpListener;
+
 use naru_protocol::worker::v1::worker_client::WorkerClient;
 use naru_protocol::worker::v1::{DrainRequest, State, StatusReport, StatusRequest};
 use tonic::transport::Channel;
@@ -47,4 +49,20 @@ async fn an_operator_drains() {
     let reply = connect(&worker).await.drain(DrainRequest { seconds: 5 }).await;
     assert_eq!(reply.expect("a reply").into_inner().running, 0);
     assert_eq!(worker.exit_code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_operator_reads_which_rank_is_missing() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let (listen, members) =
+        (format!("--links-listen={free}"), format!("--members={free},127.0.0.1:1"));
+    let worker = Worker::start_early(&["--pipeline=2", &members, &listen]);
+    let reports = reports_until(&worker, State::Apart).await;
+    let states: Vec<State> = reports.iter().map(StatusReport::state).collect();
+    assert!(!states.contains(&State::Ready), "{states:?}");
+    let mut reports = connect(&worker).await.status(StatusRequest {}).await.expect("a stream");
+    let why = "waiting for ranks [1] of 2";
+    while reports.get_mut().message().await.expect("a report").expect("one more").reason != why {}
+    let (code, words) = worker.get("/readyz").await;
+    assert_eq!((code, words), (503, format!("waiting for the other ranks: {why}\n")));
 }

@@ -90,6 +90,17 @@ pub enum RankError {
     Step(#[source] StepError),
 }
 
+impl RankError {
+    /// The rank that could not be met, if that is what is wrong.
+    pub fn lost_rank(&self) -> Option<usize> {
+        match self {
+            Self::Collective(error) => Some(error.rank),
+            Self::Plan(_) => None,
+            Self::Step(error) => error.lost_rank(),
+        }
+    }
+}
+
 impl ShardedDecoder {
     /// `decoder`, which must hold the shard of rank 0; every other rank must have as many blocks of
     /// keys and values.
@@ -133,7 +144,9 @@ impl ShardedDecoder {
         self.decoder.as_ref()
     }
 
-    fn step(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
+    /// Computes `batch` with the other ranks; returns the logits, `[logit_rows, vocabulary]`.
+    /// Errors: it cannot be, or the ranks have parted ([`has_parted`](Forward::has_parted)).
+    pub fn step(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
         self.logits.clear();
         self.link_time = LinkTime::default();
         if self.has_parted {
