@@ -4,6 +4,15 @@ use std::ops::Range;
 
 use super::{DevicePointer, GpuError, Launch};
 
+/// The name of a group of devices: whoever shall be in it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupId(pub [u8; Self::BYTES]);
+
+impl GroupId {
+    /// Bytes of a name.
+    pub const BYTES: usize = 128;
+}
+
 /// A device with its own memory, which does what it is asked in order: a GPU, or in the tests a
 /// shim on the host.
 pub trait Device: Send {
@@ -49,4 +58,35 @@ pub trait Device: Send {
 
     /// Likewise, 32-bit words as they are.
     fn read_words(&mut self, from: DevicePointer, count: usize) -> Result<&[u32], GpuError>;
+
+    /// Whether it can sum with others directly, in a group.
+    fn has_groups(&self) -> bool {
+        false
+    }
+
+    /// A name under which a new group can meet. Errors: there are no groups, or none can be made.
+    fn new_group(&mut self) -> Result<GroupId, GpuError> {
+        Err(no_groups())
+    }
+
+    /// Leaves the group it is in, and joins one of `ranks` devices as the one with the number
+    /// `rank`; waits for the others. Errors: they could not be connected.
+    fn join_group(&mut self, _id: &GroupId, _rank: usize, _ranks: usize) -> Result<(), GpuError> {
+        Err(no_groups())
+    }
+
+    /// Leaves the group it is in, if it is in one.
+    fn leave_group(&mut self) {}
+
+    /// Replaces so many floats at a place by their sum over the group, in order with all else that
+    /// it is asked. Returns whether it is in one; if not nothing happens. Errors: the sum could not
+    /// be asked for.
+    fn sum_over_group(&mut self, _at: DevicePointer, _count: usize) -> Result<bool, GpuError> {
+        Ok(false)
+    }
+}
+
+fn no_groups() -> GpuError {
+    let code = "there is no library for it".to_owned();
+    GpuError::Driver { doing: "joining others".to_owned(), code }
 }

@@ -338,6 +338,10 @@ impl RankDecoder for CudaDecoder {
     fn take_logits(&mut self, values: &mut Vec<f32>) {
         mem::swap(&mut self.logits, values);
     }
+
+    fn device(&mut self) -> Option<&mut dyn Device> {
+        Some(self.device.as_mut())
+    }
 }
 
 /// Cosines and sines of every position that there can be, for each rope.

@@ -9,7 +9,8 @@
 //!
 //! Nothing is asked of the device until a value is needed elsewhere: what was asked for since is
 //! one segment, and without other ranks that is the whole step. What lies between segments is
-//! copied to the host, summed or sent there, and copied back.
+//! copied to the host, summed or sent there, and copied back; devices in a group sum among
+//! themselves instead.
 
 use std::mem;
 use std::ops::Range;
@@ -71,6 +72,9 @@ impl<'a> DevicePass<'a> {
 
     fn sum(&mut self, at: DevicePointer, collective: &mut dyn Collective) -> Result<(), StepError> {
         self.run_to(self.places.end)?;
+        if self.device.sum_over_group(at, self.count)? {
+            return Ok(());
+        }
         self.read(at)?;
         collective.all_reduce_sum(self.values)?;
         Ok(self.device.upload_floats(at, self.values)?)

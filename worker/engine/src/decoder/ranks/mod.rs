@@ -14,12 +14,15 @@
 //! What cannot be is refused at rank 0 before anybody hears of it. After that a failure on any rank
 //! parts them all: whoever fails tells the others, and none of their values is used again.
 
+mod groups;
 mod micro;
 mod plan;
 
 use std::error::Error;
+use std::mem;
 use std::ops::Range;
 
+use naru_kernels::cuda::Device;
 use thiserror::Error as ThisError;
 
 pub use plan::PlanError;
@@ -59,6 +62,11 @@ pub trait RankDecoder: Send {
 
     /// Takes the logits of the last piece, and leaves `values` to be written over by the next.
     fn take_logits(&mut self, values: &mut Vec<f32>);
+
+    /// The device that computes, if it is one.
+    fn device(&mut self) -> Option<&mut dyn Device> {
+        None
+    }
 }
 
 /// Rank 0 of a replica of several: what an engine drives.
@@ -73,6 +81,8 @@ pub struct ShardedDecoder {
     /// `[logit_rows, vocabulary]`.
     logits: Vec<f32>,
     has_parted: bool,
+    /// The ranks have met and not computed anything yet.
+    is_new: bool,
     link_time: LinkTime,
 }
 
@@ -115,6 +125,7 @@ impl ShardedDecoder {
             part: Vec::new(),
             logits: Vec::new(),
             has_parted: false,
+            is_new: true,
             link_time: LinkTime::default(),
         }
     }
@@ -124,7 +135,7 @@ impl ShardedDecoder {
     pub fn rejoin(&mut self, collective: Box<dyn Collective>) {
         self.collective = collective;
         self.plans = PlanWriter::default();
-        self.has_parted = false;
+        (self.has_parted, self.is_new) = (false, true);
     }
 
     /// With another least number of tokens in a piece of a step, at least 1.
@@ -174,6 +185,12 @@ impl ShardedDecoder {
     /// Everything after the plan is written; an error parts the ranks.
     fn compute(&mut self, batch: &Batch, ends: &[usize]) -> Result<(), StepError> {
         let Self { decoder, collective, message, part, logits, .. } = self;
+        if mem::take(&mut self.is_new)
+            && let Some(names) = groups::ask(decoder.as_mut(), collective.as_mut())?
+        {
+            collective.broadcast(&PlanWriter::groups(&names))?;
+            groups::join(decoder.as_mut(), &names)?;
+        }
         collective.broadcast(message)?;
         let vocabulary = decoder.config().vocabulary;
         logits.resize(batch.logit_rows.len() * vocabulary, 0.0);
@@ -263,10 +280,16 @@ fn serve(
 ) -> Result<(), RankError> {
     let (mut plans, mut message, mut part) = (PlanReader::default(), Vec::new(), Vec::new());
     let makes_logits = decoder.shard().is_last_stage();
+    groups::answer(decoder, collective).map_err(RankError::Step)?;
     loop {
         collective.receive_broadcast(&mut message)?;
-        let Plan::Step { batch, ends } = plans.read(&message).map_err(RankError::Plan)? else {
-            return Ok(());
+        let (batch, ends) = match plans.read(&message).map_err(RankError::Plan)? {
+            Plan::Stop => return Ok(()),
+            Plan::Groups { names } => {
+                groups::join(decoder, &names).map_err(RankError::Step)?;
+                continue;
+            }
+            Plan::Step { batch, ends } => (batch, ends),
         };
         for piece in micro::pieces(&batch, &ends) {
             decoder.compute(&piece, collective).map_err(RankError::Step)?;

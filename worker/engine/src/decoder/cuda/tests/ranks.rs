@@ -1,13 +1,16 @@
 //! Several ranks, each on a host shim of its own, against one rank on one.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use naru_kernels::DType;
+use naru_kernels::cuda::GroupId;
 
 use super::*;
 use crate::decoder::tests::cuts;
 use crate::decoder::tests::ranks::Replica;
-use crate::decoder::{Parallelism, ShardError};
+use crate::decoder::{Clock, Parallelism, ShardError, ThreadCollective};
 use crate::weights::Tensors;
 
 /// Tensor ranks add in another order and then round to the element where one rank does. What was on
@@ -150,22 +153,42 @@ fn a_step_may_want_more_logits_than_there_is_room_for() {
     check_tensor("five rows, four at once", &config, &tensors, (1, 2), limits);
 }
 
-/// A shim that notes what it was asked to run: the key, and how many launches.
-struct Watched(shim::Shim, Runs);
+/// What a device was asked.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// The key, and how many launches.
+    runs: Vec<(Option<u64>, usize)>,
+    /// Values that went to the host.
+    reads: usize,
+    /// Which group, as which of how many.
+    joined: Vec<(u8, usize, usize)>,
+    sums: usize,
+}
 
-type Runs = Arc<Mutex<Vec<(Option<u64>, usize)>>>;
+/// A shim that notes what it was asked, and sums with others in memory if it can.
+struct Watched {
+    device: shim::Shim,
+    seen: Arc<Mutex<Seen>>,
+    sums: Option<ThreadCollective>,
+}
+
+impl Watched {
+    fn note(&self, note: impl FnOnce(&mut Seen)) {
+        note(&mut self.seen.lock().unwrap());
+    }
+}
 
 impl Device for Watched {
     fn allocate(&mut self, what: &'static str, bytes: usize) -> Result<DevicePointer, GpuError> {
-        Device::allocate(&mut self.0, what, bytes)
+        Device::allocate(&mut self.device, what, bytes)
     }
 
     fn free_bytes(&self) -> Result<usize, GpuError> {
-        self.0.free_bytes()
+        self.device.free_bytes()
     }
 
     fn upload(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), GpuError> {
-        Device::upload(&mut self.0, to, bytes)
+        Device::upload(&mut self.device, to, bytes)
     }
 
     fn upload_pieces(
@@ -174,7 +197,7 @@ impl Device for Watched {
         pieces: &[std::ops::Range<usize>],
         fill: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<(), GpuError> {
-        self.0.upload_pieces(to, pieces, fill)
+        self.device.upload_pieces(to, pieces, fill)
     }
 
     fn run(
@@ -183,41 +206,74 @@ impl Device for Watched {
         launches: &mut dyn FnMut() -> Vec<naru_kernels::cuda::Launch>,
     ) -> Result<(), GpuError> {
         let mut launches = launches();
-        self.1.lock().unwrap().push((key, launches.len()));
-        self.0.run(key, &mut || mem::take(&mut launches))
+        self.note(|seen| seen.runs.push((key, launches.len())));
+        self.device.run(key, &mut || mem::take(&mut launches))
     }
 
     fn read_floats(&mut self, from: DevicePointer, count: usize) -> Result<&[f32], GpuError> {
-        self.0.read_floats(from, count)
+        self.note(|seen| seen.reads += 1);
+        self.device.read_floats(from, count)
     }
 
     fn read_words(&mut self, from: DevicePointer, count: usize) -> Result<&[u32], GpuError> {
-        self.0.read_words(from, count)
+        self.device.read_words(from, count)
+    }
+
+    fn has_groups(&self) -> bool {
+        self.sums.is_some()
+    }
+
+    fn new_group(&mut self) -> Result<GroupId, GpuError> {
+        static GROUPS: AtomicU8 = AtomicU8::new(0);
+        Ok(GroupId([GROUPS.fetch_add(1, Ordering::Relaxed); GroupId::BYTES]))
+    }
+
+    fn join_group(&mut self, id: &GroupId, rank: usize, ranks: usize) -> Result<(), GpuError> {
+        self.note(|seen| seen.joined.push((id.0[9], rank, ranks)));
+        Ok(())
+    }
+
+    fn sum_over_group(&mut self, at: DevicePointer, count: usize) -> Result<bool, GpuError> {
+        let is_in_one = !self.seen.lock().unwrap().joined.is_empty();
+        let Some(sums) = self.sums.as_mut().filter(|_| is_in_one) else { return Ok(false) };
+        let mut values = self.device.read_floats(at, count)?.to_vec();
+        sums.all_reduce_sum(&mut values).unwrap();
+        self.note(|seen| seen.sums += 1);
+        self.device.upload_floats(at, &values)?;
+        Ok(true)
     }
 }
 
-/// What each rank is asked to run for a step of one token.
-fn runs(parallelism: (usize, usize)) -> Vec<Vec<(Option<u64>, usize)>> {
+/// What a replica says after a step of one token, and what each rank's device was asked. Devices of
+/// the ranks in `grouped` can sum in groups.
+fn watch(parallelism: (usize, usize), grouped: &[usize]) -> (Vec<f32>, Vec<Seen>) {
     let config = tiny::config();
     let tensors = tiny::mapped(&tiny::tensors(&config, 7));
-    let of_ranks: Mutex<Vec<Runs>> = Mutex::default();
-    let load = |shard| -> Box<dyn RankDecoder> {
-        let runs = Runs::default();
-        of_ranks.lock().unwrap().push(Arc::clone(&runs));
-        let device = Box::new(Watched(shim::Shim::start().unwrap(), runs));
-        let model = model(&config, &tensors, shard, device, LIMITS).unwrap();
+    let all = Parallelism::new(parallelism.0, parallelism.1).unwrap();
+    let clock: Clock = Arc::new(|| Duration::ZERO);
+    let sums = Mutex::new(ThreadCollective::group(all, &clock).into_iter());
+    let of_ranks: Mutex<Vec<Arc<Mutex<Seen>>>> = Mutex::default();
+    let load = |shard: Shard| -> Box<dyn RankDecoder> {
+        let seen = Arc::<Mutex<Seen>>::default();
+        of_ranks.lock().unwrap().push(Arc::clone(&seen));
+        let sums = sums.lock().unwrap().next().filter(|sums| grouped.contains(&sums.rank()));
+        let device = Watched { device: shim::Shim::start().unwrap(), seen, sums };
+        let model = model(&config, &tensors, shard, Box::new(device), LIMITS).unwrap();
         Box::new(model.with_kv_blocks(3).unwrap())
     };
     let mut replica = Replica::of(&config, parallelism, &load);
-    replica.logits(&chunk(0..1));
+    let logits = replica.logits(&chunk(0..1));
     assert!(replica.end().iter().all(Result::is_ok));
     let of_ranks = of_ranks.into_inner().unwrap().into_iter();
-    of_ranks.map(|runs| runs.lock().unwrap().clone()).collect()
+    (logits, of_ranks.map(|seen| seen.lock().unwrap().clone()).collect())
 }
 
 /// A device records what has a key as a graph: one rank's step stays whole, and so does a stage's.
 #[test]
 fn a_step_is_cut_where_tensor_ranks_meet_and_nowhere_else() {
+    let runs = |parallelism| -> Vec<Vec<(Option<u64>, usize)>> {
+        watch(parallelism, &[]).1.into_iter().map(|seen| seen.runs).collect()
+    };
     let whole = runs((1, 1)).remove(0);
     let [(key, launches)] = whole[..] else { panic!("{whole:?}") };
     assert!(key.is_some());
@@ -235,6 +291,26 @@ fn a_step_is_cut_where_tensor_ranks_meet_and_nowhere_else() {
         let sum: usize = rank.iter().map(|(_, launches)| launches).sum();
         assert_eq!(sum, launches + 2 * layers, "each sum is rounded as one rank's block is");
     }
+}
+
+#[test]
+fn devices_that_can_sum_among_themselves_do_if_all_can() {
+    let (over_the_host, seen) = watch((2, 2), &[]);
+    // The embedding and two blocks in each of two layers; then the stream is sent.
+    assert_eq!([seen[0].reads, seen[0].sums, seen[0].joined.len()], [6, 0, 0]);
+    let (in_groups, seen) = watch((2, 2), &[0, 1, 2, 3]);
+    assert_eq!(in_groups, over_the_host);
+    let group = |stage: usize| seen[2 * stage].joined[0].0;
+    assert_ne!(group(0), group(1), "a stage sums alone");
+    for (rank, seen) in seen.iter().enumerate() {
+        let (stage, number) = (rank / 2, rank % 2);
+        assert_eq!(seen.joined, [(group(stage), number, 2)], "rank {rank}");
+        // What still goes to the host: the stream to the next stage, or the logits.
+        assert_eq!([seen.sums, seen.reads], [5 - stage, 1], "rank {rank}");
+    }
+    let (without_one, seen) = watch((2, 2), &[0, 1, 3]);
+    assert_eq!(without_one, over_the_host);
+    assert!(seen.iter().all(|seen| seen.joined.is_empty()), "{seen:?}");
 }
 
 #[test]
