@@ -31,6 +31,7 @@ Environment:
   SSL_CERT_FILE              certificates to trust instead of the system's
   NARU_CACHE_DIR             where fetched weights are kept (default ~/.cache/naru)
   NARU_CPU_LEVEL             portable, avx2 or avx512: use no more than this
+  NARU_NCCL                  1: GPUs of several ranks sum by NCCL, if all have libnccl.so.2
   NARU_LOG                   what to log, e.g. `info` or `naru_worker=debug`
 
 Exit codes: 0 done, 1 failed, 2 bad usage or no usable GPU.";

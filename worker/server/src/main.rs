@@ -61,7 +61,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
-    let gpus = match plan.devices.clone().map(cuda::open).collect() {
+    let gpus = match cuda::open(plan.devices.clone(), plan.ranks.as_ref()) {
         Ok(gpus) => gpus,
         Err(why) => {
             tracing::error!(fault = NO_USABLE_GPU, "no usable GPU: {why}");

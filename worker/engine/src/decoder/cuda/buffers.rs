@@ -49,7 +49,7 @@ pub(super) fn allocate(
     let input_width = query_width + 2 * shape.kv_heads * shape.head_dim;
     let width = model.cut.width.len();
     let up_width = if model.config.feed_forward.gated { 2 } else { 1 } * width;
-    let widened = model.layers.iter().map(|layer| DeviceModel::output_columns(layer)).max();
+    let widened = model.layers.iter().map(DeviceModel::output_columns).max();
     let mut values =
         |width: usize| device.allocate("a step's values", tokens * width * Element::BYTES);
     let normed = values(hidden)?;
