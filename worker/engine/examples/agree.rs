@@ -77,7 +77,14 @@ fn main() -> Result<()> {
         max_context_tokens: blocks * KV_BLOCK_TOKENS,
     };
     let begin = Instant::now();
-    let model = CudaModel::load(&files, Box::new(gpu), &pool, limits, &mut |_| ())?;
+    let model = CudaModel::load(
+        &files,
+        Shard::whole(files.config()),
+        Box::new(gpu),
+        &pool,
+        limits,
+        &mut |_| (),
+    )?;
     let load_seconds = begin.elapsed().as_secs_f64();
     let gigabytes = files.weight_bytes() as f64 / 1e9;
     println!("loaded {gigabytes:.3} GB at {:.2} GB/s", gigabytes / load_seconds);

@@ -24,8 +24,8 @@ pub use config::{
 pub use decoder::{
     Clock, Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder,
     LinkTime, LoadError, LoadProgress, LocalDecoder, MESSAGES_MAX, Parallelism, PlanError,
-    RankError, Shard, ShardError, ShardedDecoder, SingleRank, Splits, StepError, ThreadCollective,
-    read_plans, serve_rank,
+    RankDecoder, RankError, Shard, ShardError, ShardedDecoder, SingleRank, Splits, StepError,
+    ThreadCollective, read_plans, serve_rank,
 };
 pub use detokenize::{Detokenizer, HELD_BYTES_MAX};
 pub use engine::{

@@ -46,15 +46,13 @@ fn replica(files: &ModelFiles, tensor: usize, pipeline: usize) -> (ShardedDecode
     let clock: Clock = Arc::new(move || begin.elapsed());
     let mut ranks = ThreadCollective::group(parallelism, &clock).into_iter().map(|link| {
         let shard = Shard::of(files.config(), parallelism, link.rank()).unwrap();
-        (Decoder::load(files, shard, pool(1), &mut |_| ()).unwrap(), link)
+        let decoder = Decoder::load(files, shard, pool(1), &mut |_| ()).unwrap();
+        (LocalDecoder::new(decoder, BLOCKS).unwrap(), link)
     });
     let (decoder, link) = ranks.next().unwrap();
-    let first = ShardedDecoder::new(decoder, BLOCKS, Box::new(link)).unwrap();
+    let first = ShardedDecoder::new(Box::new(decoder), Box::new(link));
     let others = ranks.map(|(mut decoder, mut link)| {
-        thread::spawn(move || {
-            let mut kv = decoder.new_kv_pool(BLOCKS).unwrap();
-            serve_rank(&mut decoder, &mut kv, &mut link, &mut |_| ())
-        })
+        thread::spawn(move || serve_rank(&mut decoder, &mut link, &mut |_| ()))
     });
     let others = others.collect();
     (first, others)

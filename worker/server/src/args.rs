@@ -17,6 +17,7 @@ Examples:
   naru-worker --model ./model.gguf --tensor 3 --member 0 --members a:8002,b:8002,c:8002 \
               --links-listen 0.0.0.0:8002
   naru-worker --model ./model.gguf --pipeline 2 --devices-per-member 2
+  naru-worker --model ./model.gguf --backend cuda --tensor 4 --devices-per-member 4
   naru-worker --model https://models.example/m.gguf --sha256 9f86d0… --listen 0.0.0.0:8000
 
 Environment:
@@ -30,6 +31,7 @@ Environment:
   SSL_CERT_FILE              certificates to trust instead of the system's
   NARU_CACHE_DIR             where fetched weights are kept (default ~/.cache/naru)
   NARU_CPU_LEVEL             portable, avx2 or avx512: use no more than this
+  NARU_NCCL                  1: GPUs of several ranks sum by NCCL, if all have libnccl.so.2
   NARU_LOG                   what to log, e.g. `info` or `naru_worker=debug`
 
 Exit codes: 0 done, 1 failed, 2 bad usage or no usable GPU.";
@@ -49,7 +51,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "cpu")]
     pub(crate) backend: BackendArg,
 
-    /// With --backend cuda: which of this machine's GPUs, counted from 0 [default: 0]
+    /// With --backend cuda: which of this machine's GPUs, counted from 0; further ranks of this
+    /// worker have the next ones [default: 0]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) device: Option<u32>,
 
@@ -184,7 +187,7 @@ pub(crate) struct Args {
 pub(crate) enum BackendArg {
     /// The processor's cores
     Cpu,
-    /// One NVIDIA GPU.
+    /// NVIDIA GPUs.
     #[value(help = cuda::HELP)]
     Cuda,
     /// Nothing: a model of time and watts, for tests of everything above the engine

@@ -85,6 +85,16 @@ impl EngineSettings {
         })
     }
 
+    /// What steps on a GPU are bounded by, of a model that was made for so many tokens.
+    pub(crate) fn on_gpu(&self, context_tokens: usize) -> CudaLimits {
+        CudaLimits {
+            element: Element::default(),
+            max_batch_tokens: self.max_batch_tokens,
+            max_sequences: self.max_sequences,
+            max_context_tokens: self.max_context_tokens.unwrap_or(context_tokens),
+        }
+    }
+
     /// What the engine may use with this model. Errors: a context that the model was not made for,
     /// a KV cache that holds not even one block.
     pub(crate) fn for_model(&self, model: &ModelBounds) -> anyhow::Result<EngineConfig> {
@@ -119,8 +129,8 @@ pub(crate) struct Weights {
     pub(crate) path: PathBuf,
     /// They can be fetched again.
     pub(crate) is_fetched: bool,
-    /// None: this processor.
-    pub(crate) gpu: Option<Box<Gpu>>,
+    /// One for each rank, or for a replica alone; without any this processor computes.
+    pub(crate) gpus: Vec<Box<Gpu>>,
     /// The places of this member's ranks, if it is not a replica alone.
     pub(crate) seats: Vec<Seat>,
 }
@@ -234,14 +244,9 @@ fn load_on_gpu(
     tell: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Driven> {
     let context_tokens = files.config().context_tokens;
-    let limits = CudaLimits {
-        element: Element::default(),
-        max_batch_tokens: settings.max_batch_tokens,
-        max_sequences: settings.max_sequences,
-        max_context_tokens: settings.max_context_tokens.unwrap_or(context_tokens),
-    };
     let begin = Instant::now();
-    let model = CudaModel::load(files, gpu, pool, limits, tell);
+    let (whole, limits) = (Shard::whole(files.config()), settings.on_gpu(context_tokens));
+    let model = CudaModel::load(files, whole, gpu, pool, limits, tell);
     let model = model.context("loading the model")?;
     let gigabytes = files.weight_bytes() as f64 / 1e9;
     let gigabytes_per_second = gigabytes / begin.elapsed().as_secs_f64();
@@ -269,10 +274,11 @@ fn splits(files: &ModelFiles) -> naru_protocol::worker::v1::Splits {
 fn load(
     member: &Arc<Member>,
     settings: &EngineSettings,
-    Weights { path, gpu, seats, .. }: Weights,
+    Weights { path, gpus, seats, .. }: Weights,
 ) -> anyhow::Result<Loaded> {
-    if let Some(gpu) = &gpu {
-        member.metrics.watch_gpu(gpu.description().pci_bus_id.clone());
+    if !gpus.is_empty() {
+        let ids = gpus.iter().map(|gpu| gpu.description().pci_bus_id.clone());
+        member.metrics.watch_gpus(ids.collect());
     }
     let files = ModelFiles::open(&path).context("opening the model")?;
     member.described(splits(&files));
@@ -286,10 +292,10 @@ fn load(
             progress.at(step.bytes_done);
         };
         let loaded = if !seats.is_empty() {
-            let loaded = ranks::load(member, &files, settings, seats, &mut tell);
+            let loaded = ranks::load(member, &files, settings, seats, gpus, &mut tell);
             loaded.map(|(driven, ranks)| (driven, Some(ranks)))
         } else {
-            let driven = start_pool().and_then(|pool| match gpu {
+            let driven = start_pool().and_then(|pool| match gpus.into_iter().next() {
                 None => load_on_processor(&files, settings, pool, &mut tell),
                 Some(gpu) => load_on_gpu(&files, settings, &pool, gpu, &mut tell),
             });

@@ -26,6 +26,7 @@ mod weights;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use naru_protocol::worker::v1::WeightsFault;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 
-use crate::args::{Args, BackendArg};
+use crate::args::Args;
 use crate::http::{Connections, Http};
 use crate::load::{EngineSettings, Source, Weights};
 use crate::member::{Failure, Member, Phase};
@@ -64,8 +65,8 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
-    let gpu = match plan.device.map(cuda::open).transpose() {
-        Ok(gpu) => gpu,
+    let gpus = match cuda::open(plan.devices.clone(), plan.ranks.as_ref()) {
+        Ok(gpus) => gpus,
         Err(why) => {
             tracing::error!(fault = NO_USABLE_GPU, "no usable GPU: {why}");
             return ExitCode::from(BAD_USAGE);
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = runtime.context("starting the runtime").and_then(|runtime| {
-        let result = runtime.block_on(plan.run(gpu));
+        let result = runtime.block_on(plan.run(gpus));
         // Nothing that is still going on may hold the process up.
         runtime.shutdown_background();
         result
@@ -118,8 +119,8 @@ struct Plan {
     args: Args,
     model: Model,
     settings: EngineSettings,
-    /// The number of the GPU that computes, if one does.
-    device: Option<u32>,
+    /// The numbers of the GPUs that compute, one for each rank here; on a processor there are none.
+    devices: Range<u32>,
     /// What this worker is among others, if it is not a replica alone.
     ranks: Option<RankSettings>,
 }
@@ -155,17 +156,17 @@ impl Plan {
             let why = "--tls-dir needs --ops-listen: probes and Prometheus show no certificate";
             return Err(anyhow::Error::msg(why));
         }
-        let device = device(&args)?;
         let ranks = RankSettings::new(&args)?;
+        let devices = cuda::devices(&args, ranks.as_ref())?;
         let model = match SimSettings::new(&args)? {
             Some(sim) => Model::Simulated(sim),
             None => Model::Weights(args.model.parse().context("--model")?),
         };
-        Ok(Self { args, model, settings, device, ranks })
+        Ok(Self { args, model, settings, devices, ranks })
     }
 
-    async fn run(self, gpu: Option<Box<Gpu>>) -> anyhow::Result<()> {
-        let Self { args, model, settings, device: _, ranks } = self;
+    async fn run(self, gpus: Vec<Box<Gpu>>) -> anyhow::Result<()> {
+        let Self { args, model, settings, devices: _, ranks } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();
         if names.is_empty() {
@@ -183,18 +184,9 @@ impl Plan {
         if args.exit_with_stdin {
             shutdown::exit_with_stdin();
         }
-        let weights = |path, is_fetched| Weights { path, is_fetched, gpu, seats };
+        let weights = |path, is_fetched| Weights { path, is_fetched, gpus, seats };
         tokio::spawn(obtain_and_load(args, model, settings, Arc::clone(&member), weights));
         shutdown::wait(&member, connections).await.map_err(anyhow::Error::new)
-    }
-}
-
-/// Which GPU computes. Errors: one is named for a backend that uses none.
-fn device(args: &Args) -> anyhow::Result<Option<u32>> {
-    match (args.backend, args.device) {
-        (BackendArg::Cuda, device) => Ok(Some(device.unwrap_or(0))),
-        (_, None) => Ok(None),
-        (_, Some(_)) => Err(anyhow::Error::msg("--device needs --backend cuda")),
     }
 }
 

@@ -6,7 +6,7 @@ use naru_kernels::{
 };
 
 use super::step::Step;
-use super::{Collective, Decoder, StepError};
+use super::{Collective, Decoder, StepError, pass};
 use crate::engine::{Batch, Span};
 
 /// Below so many values a pass over rows is over before another thread would have woken.
@@ -25,37 +25,28 @@ pub(super) fn forward<'a>(
 ) -> Result<&'a [f32], StepError> {
     check(batch, decoder.config.vocabulary, kv.layout().blocks)?;
     let Decoder { config, shard, cut, pool, embedding, layers, head, ropes, scratch } = decoder;
-    let tokens = batch.tokens.len();
     scratch.logits.clear();
-    if tokens == 0 {
+    if batch.tokens.is_empty() {
         return Ok(&scratch.logits);
     }
     scratch.place(batch);
     ropes.fill(&scratch.positions);
-    scratch.stream.resize(tokens * config.hidden, 0.0);
-    let (rank, ranks) = (shard.rank(), shard.parallelism().tensor());
-    match embedding {
-        Some(embedding) => {
-            let table = embedding.view().map_err(op("embedding"))?;
-            let factor = config.multipliers.embedding;
-            embed(&table, cut.vocabulary.start, batch, factor, pool, &mut scratch.stream);
-            // Each token's row is on one rank and zero on the others.
-            if ranks > 1 {
-                collective.all_reduce_sum(&mut scratch.stream)?;
-            }
-        }
-        None => collective.receive(rank - ranks, &mut scratch.stream)?,
-    }
-    let spans = spans(batch);
-    let mut step = Step { config, pool, cut, tokens, ranks, spans, collective, scratch };
-    for (index, layer) in layers.iter().enumerate() {
-        step.attention(layer, layer.rope.map(|rope| ropes.get(rope)), index, kv)?;
-        step.feed_forward(layer)?;
-    }
-    match head {
-        Some(head) => step.logits(head, &batch.logit_rows)?,
-        None => collective.send(rank + ranks, &mut scratch.stream)?,
-    }
+    scratch.stream.resize(batch.tokens.len() * config.hidden, 0.0);
+    let mut step = Step {
+        config,
+        pool,
+        cut,
+        embedding: embedding.as_ref(),
+        layers,
+        head: head.as_ref(),
+        ropes,
+        batch,
+        spans: spans(batch),
+        ranks: shard.parallelism().tensor(),
+        kv,
+        scratch,
+    };
+    pass::run(&mut step, shard, collective)?;
     Ok(&scratch.logits)
 }
 
@@ -111,7 +102,7 @@ fn spans(batch: &Batch) -> Vec<AttentionSpan<'_>> {
 }
 
 /// Rows of the batch's tokens, of which `table` has those from `first` on; the others are zero.
-fn embed(
+pub(super) fn embed(
     table: &MatrixView<'_>,
     first: usize,
     batch: &Batch,

@@ -61,6 +61,14 @@ pub(super) struct Layer<M, V> {
     pub(super) feed_forward_post_norm: Option<Norm<V>>,
 }
 
+impl<M, V> Layer<M, V> {
+    /// The norm of what block 0, attention, or block 1, feed-forward, returned.
+    pub(super) fn post_norm(&self, block: usize) -> Option<&Norm<V>> {
+        let norms = [&self.attention_post_norm, &self.feed_forward_post_norm];
+        norms[block].as_ref()
+    }
+}
+
 /// The last norm and this rank's rows of the output head.
 pub(super) struct Head<M, V> {
     pub(super) norm: Norm<V>,

@@ -16,6 +16,7 @@ mod forward;
 mod layer;
 mod load;
 mod local;
+mod pass;
 mod positions;
 mod ranks;
 mod shard;
@@ -37,7 +38,7 @@ pub use collective::{
 pub use cuda::{CudaDecoder, CudaLimits, CudaLoadError, CudaModel};
 pub use load::{LoadError, LoadProgress};
 pub use local::LocalDecoder;
-pub use ranks::{PlanError, RankError, ShardedDecoder, read_plans, serve_rank};
+pub use ranks::{PlanError, RankDecoder, RankError, ShardedDecoder, read_plans, serve_rank};
 pub use shard::{Parallelism, Shard, ShardError, Splits};
 
 use crate::config::ModelConfig;
@@ -111,11 +112,6 @@ impl Decoder {
     /// Columns of the logits, and rows of the vocabulary, that are here.
     pub fn vocabulary_part(&self) -> Range<usize> {
         self.cut.vocabulary.clone()
-    }
-
-    /// The same of another rank.
-    fn vocabulary_part_of(&self, rank: usize) -> Range<usize> {
-        self.cut.vocabulary_parts[self.shard.parallelism().tensor_rank(rank)].clone()
     }
 
     /// Bytes of the matrices that were laid out here.

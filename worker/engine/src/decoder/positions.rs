@@ -61,12 +61,12 @@ impl RopeTables {
         }
     }
 
-    /// The table of that index.
     /// The tables, by [`index`](Self::index).
     pub(super) fn iter(&self) -> impl Iterator<Item = &RopeTable> {
         self.tables.iter()
     }
 
+    /// The table of that index.
     pub(super) fn get(&self, index: usize) -> &RopeTable {
         &self.tables[index]
     }

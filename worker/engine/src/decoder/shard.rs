@@ -175,6 +175,13 @@ pub(super) struct Cut {
     pub(super) vocabulary_parts: Vec<Range<usize>>,
 }
 
+impl Cut {
+    /// Rows of the vocabulary that `rank`, another one of a replica of `shard`, has.
+    pub(super) fn vocabulary_part_of(&self, shard: &Shard, rank: usize) -> Range<usize> {
+        self.vocabulary_parts[shard.parallelism.tensor_rank(rank)].clone()
+    }
+}
+
 /// Into how many ranks a model can be cut, by its sizes and its weights' formats alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Splits {

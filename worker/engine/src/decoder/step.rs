@@ -1,50 +1,118 @@
-//! One step's way through the blocks of a layer, and through the head.
+//! What a piece of a step is on the processor.
 
 use naru_kernels::{
     Activations, AttentionShape, AttentionSpan, ComputePool, KvPool, MatmulOutput, PackedMatrix,
     ShapeError, add, add_to_rows, attention, gate, matmul, softcap,
 };
 
-use super::forward::{Scratch, op, rows, scale};
+use super::forward::{Scratch, embed, op, rows, scale};
 use super::layer::{Head, Layer, Norm, Projection};
-use super::positions::RopeTable;
+use super::pass::{BLOCKS_PER_LAYER, Pass};
+use super::positions::{RopeTable, RopeTables};
 use super::shard::Cut;
 use super::{Collective, StepError};
 use crate::config::ModelConfig;
+use crate::engine::Batch;
+use crate::weights::MappedMatrix;
 
 type HostLayer = Layer<PackedMatrix, Vec<f32>>;
 type HostProjection = Projection<PackedMatrix, Vec<f32>>;
 
-/// One step on its way through the layers.
+/// One piece of a step on its way through the layers.
 pub(super) struct Step<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) pool: &'a ComputePool,
     /// What this rank holds of each layer.
     pub(super) cut: &'a Cut,
-    pub(super) tokens: usize,
+    pub(super) embedding: Option<&'a MappedMatrix>,
+    pub(super) layers: &'a [HostLayer],
+    pub(super) head: Option<&'a Head<PackedMatrix, Vec<f32>>>,
+    /// Filled for the batch's positions.
+    pub(super) ropes: &'a RopeTables,
+    pub(super) batch: &'a Batch,
+    pub(super) spans: Vec<AttentionSpan<'a>>,
     /// Tensor ranks that share each block.
     pub(super) ranks: usize,
-    pub(super) spans: Vec<AttentionSpan<'a>>,
-    pub(super) collective: &'a mut dyn Collective,
+    pub(super) kv: &'a mut KvPool,
     pub(super) scratch: &'a mut Scratch,
 }
 
-impl Step<'_> {
-    /// Attention of layer `index` of this rank: from the stream, into the stream.
-    pub(super) fn attention(
+impl Pass for Step<'_> {
+    fn embed(&mut self) -> Result<(), StepError> {
+        let embedding = self.embedding.expect("the first stage has an embedding table");
+        let table = embedding.view().map_err(op("embedding"))?;
+        let (first, factor) = (self.cut.vocabulary.start, self.config.multipliers.embedding);
+        embed(&table, first, self.batch, factor, self.pool, &mut self.scratch.stream);
+        Ok(())
+    }
+
+    fn sum_stream(&mut self, collective: &mut dyn Collective) -> Result<(), StepError> {
+        Ok(collective.all_reduce_sum(&mut self.scratch.stream)?)
+    }
+
+    fn receive_stream(
         &mut self,
-        layer: &HostLayer,
-        table: Option<&RopeTable>,
-        index: usize,
-        kv: &mut KvPool,
+        from: usize,
+        collective: &mut dyn Collective,
     ) -> Result<(), StepError> {
+        Ok(collective.receive(from, &mut self.scratch.stream)?)
+    }
+
+    fn block(&mut self, block: usize) -> Result<(), StepError> {
+        let (layers, index) = (self.layers, block / BLOCKS_PER_LAYER);
+        let layer = &layers[index];
+        if block.is_multiple_of(BLOCKS_PER_LAYER) {
+            self.attention(layer, index)
+        } else {
+            self.feed_forward(layer)
+        }
+    }
+
+    fn sum_block(&mut self, collective: &mut dyn Collective) -> Result<(), StepError> {
+        Ok(collective.all_reduce_sum(&mut self.scratch.block)?)
+    }
+
+    fn add_block(&mut self, block: usize) -> Result<(), StepError> {
+        let layers = self.layers;
+        let norm = layers[block / BLOCKS_PER_LAYER].post_norm(block % BLOCKS_PER_LAYER);
+        if self.is_added_at_once(norm) {
+            return Ok(());
+        }
+        let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
+        let factor = self.config.multipliers.residual;
+        let block = &s.block;
+        s.block_normed.resize(block.len(), 0.0);
+        rows(pool, &mut s.block_normed, hidden, &|row, out| {
+            let x = &block[row * hidden..][..hidden];
+            match norm {
+                Some(norm) => norm.each(pool.cpu(), x, out),
+                None => out.copy_from_slice(x),
+            }
+            scale(out, factor);
+        });
+        add(&mut s.stream, &s.block_normed).map_err(op("the sum of a block"))
+    }
+
+    fn logits(&mut self) -> Result<(), StepError> {
+        let head = self.head.expect("the last stage has a head");
+        self.make_logits(head, &self.batch.logit_rows)
+    }
+
+    fn send_stream(&mut self, to: usize, collective: &mut dyn Collective) -> Result<(), StepError> {
+        Ok(collective.send(to, &mut self.scratch.stream)?)
+    }
+}
+
+impl Step<'_> {
+    /// Attention of layer `index` of this rank, from the stream.
+    fn attention(&mut self, layer: &HostLayer, index: usize) -> Result<(), StepError> {
         self.read_stream(layer.attention_norm.as_ref());
         let (pool, s) = (self.pool, &mut *self.scratch);
         project(pool, &layer.input, &s.normed, &mut s.projected)
             .map_err(op("queries, keys and values"))?;
-        self.part_heads(layer, table);
+        self.part_heads(layer);
         let s = &mut *self.scratch;
-        kv.write(index, &s.slots, &s.keys, &s.values).map_err(op("the keys and values"))?;
+        self.kv.write(index, &s.slots, &s.keys, &s.values).map_err(op("the keys and values"))?;
         let attends = &self.config.attention;
         let shape = AttentionShape {
             heads: self.cut.heads.len(),
@@ -55,7 +123,8 @@ impl Step<'_> {
             softcap: attends.softcap,
         };
         s.attended.resize(s.queries.len(), 0.0);
-        kv.layer(index)
+        self.kv
+            .layer(index)
             .and_then(|kv| attention(pool, &shape, &s.queries, kv, &self.spans, &mut s.attended))
             .and_then(|()| {
                 let width = attends.head_dim * self.cut.heads.len();
@@ -64,19 +133,19 @@ impl Step<'_> {
                     return s.block_input.copy_from(pool, width, &s.attended);
                 }
                 let attended = &s.attended;
-                s.block_input.fill(pool, self.tokens, held, &|row, out| {
+                s.block_input.fill(pool, self.batch.tokens.len(), held, &|row, out| {
                     out.fill(0.0);
                     out[lead..lead + width].copy_from_slice(&attended[row * width..][..width]);
                 });
                 Ok(())
             })
             .map_err(op("attention"))?;
-        self.add_block(&layer.output, layer.attention_post_norm.as_ref())
+        self.close(&layer.output, layer.attention_post_norm.as_ref())
     }
 
-    /// The feed-forward block of a layer: from the stream, into the stream. Without a norm of its
-    /// own in front it reads what attention read.
-    pub(super) fn feed_forward(&mut self, layer: &HostLayer) -> Result<(), StepError> {
+    /// The feed-forward block of a layer, from the stream. Without a norm of its own in front it
+    /// reads what attention read.
+    fn feed_forward(&mut self, layer: &HostLayer) -> Result<(), StepError> {
         let reads_stream = layer.feed_forward_norm.is_some() || layer.attention_norm.is_none();
         if reads_stream {
             self.read_stream(layer.feed_forward_norm.as_ref());
@@ -86,17 +155,17 @@ impl Step<'_> {
         let (width, kind) = (self.cut.width.len(), self.config.feed_forward.activation);
         let gated = self.config.feed_forward.gated;
         let projected = &s.projected;
-        s.block_input.fill(pool, self.tokens, width, &|row, out| {
+        s.block_input.fill(pool, self.batch.tokens.len(), width, &|row, out| {
             let row_width = if gated { 2 * width } else { width };
             let (first, second) = projected[row * row_width..][..row_width].split_at(width);
             gate(pool.cpu(), kind, first, gated.then_some(second), out)
                 .expect("both halves have the row's width");
         });
-        self.add_block(&layer.down, layer.feed_forward_post_norm.as_ref())
+        self.close(&layer.down, layer.feed_forward_post_norm.as_ref())
     }
 
     /// Logits of `logit_rows`, of this rank's part of the vocabulary.
-    pub(super) fn logits(
+    fn make_logits(
         &mut self,
         head: &Head<PackedMatrix, Vec<f32>>,
         logit_rows: &[usize],
@@ -128,7 +197,7 @@ impl Step<'_> {
     fn read_stream(&mut self, norm: Option<&Norm<Vec<f32>>>) {
         let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
         let stream = &s.stream;
-        s.normed.fill(pool, self.tokens, hidden, &|row, out| {
+        s.normed.fill(pool, self.batch.tokens.len(), hidden, &|row, out| {
             let x = &stream[row * hidden..][..hidden];
             match norm {
                 Some(norm) => norm.each(pool.cpu(), x, out),
@@ -138,12 +207,13 @@ impl Step<'_> {
     }
 
     /// Parts queries, keys and values; norms and turns queries and keys.
-    fn part_heads(&mut self, layer: &HostLayer, table: Option<&RopeTable>) {
+    fn part_heads(&mut self, layer: &HostLayer) {
+        let table = layer.rope.map(|rope| self.ropes.get(rope));
         let (pool, dim, s) = (self.pool, self.config.attention.head_dim, &mut *self.scratch);
         let query_width = self.cut.heads.len() * dim;
         let kv_width = self.cut.kv_heads.len() * dim;
         let row_width = query_width + 2 * kv_width;
-        let (projected, tokens) = (&s.projected, self.tokens);
+        let (projected, tokens) = (&s.projected, self.batch.tokens.len());
         let part = |out: &mut Vec<f32>,
                     first: usize,
                     width: usize,
@@ -164,39 +234,30 @@ impl Step<'_> {
         part(&mut s.values, query_width + kv_width, kv_width, None, None);
     }
 
-    /// Projects the block's result back to the stream's width and adds it there.
-    fn add_block(
+    /// Whether a block's result goes into the stream as it is: then nothing stands between its
+    /// last projection and the sum.
+    fn is_added_at_once(&self, norm: Option<&Norm<Vec<f32>>>) -> bool {
+        self.ranks == 1 && norm.is_none() && self.config.multipliers.residual == 1.0
+    }
+
+    /// Projects a block's result back to the stream's width, beside the stream or into it.
+    fn close(
         &mut self,
         projection: &HostProjection,
         norm: Option<&Norm<Vec<f32>>>,
     ) -> Result<(), StepError> {
         let failed = op("the sum of a block");
-        let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
-        let factor = self.config.multipliers.residual;
+        let is_added = self.is_added_at_once(norm);
+        let (pool, s) = (self.pool, &mut *self.scratch);
         let Projection { weight, bias } = projection;
-        if self.ranks == 1 && norm.is_none() && factor == 1.0 {
-            matmul(pool, weight, &s.block_input, MatmulOutput::Add, &mut s.stream)
-                .map_err(&failed)?;
-            return match bias {
-                Some(bias) => add_to_rows(&mut s.stream, bias).map_err(failed),
-                None => Ok(()),
-            };
+        if !is_added {
+            return project(pool, projection, &s.block_input, &mut s.block).map_err(failed);
         }
-        project(pool, projection, &s.block_input, &mut s.block).map_err(&failed)?;
-        if self.ranks > 1 {
-            self.collective.all_reduce_sum(&mut s.block)?;
+        matmul(pool, weight, &s.block_input, MatmulOutput::Add, &mut s.stream).map_err(&failed)?;
+        match bias {
+            Some(bias) => add_to_rows(&mut s.stream, bias).map_err(failed),
+            None => Ok(()),
         }
-        let block = &s.block;
-        s.block_normed.resize(block.len(), 0.0);
-        rows(pool, &mut s.block_normed, hidden, &|row, out| {
-            let x = &block[row * hidden..][..hidden];
-            match norm {
-                Some(norm) => norm.each(pool.cpu(), x, out),
-                None => out.copy_from_slice(x),
-            }
-            scale(out, factor);
-        });
-        add(&mut s.stream, &s.block_normed).map_err(failed)
     }
 }
 

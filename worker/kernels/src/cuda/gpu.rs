@@ -10,7 +10,8 @@ use cudarc::driver::{DriverError, result, sys};
 use super::graph::Graphs;
 use super::library::Library;
 use super::memory::PinnedMemory;
-use super::{Device, DevicePointer, GpuError, Launch, Product, code};
+use super::nccl::{Communicator, Nccl};
+use super::{Device, DevicePointer, GpuError, GroupId, Launch, Product, code};
 
 /// Shared memory that every kernel may have without asking.
 const SHARED_BYTES_PLAIN: u32 = 48 << 10;
@@ -30,6 +31,8 @@ pub struct Gpu {
     staging: Vec<PinnedMemory>,
     results: Option<PinnedMemory>,
     cublas_lt: Option<Library>,
+    nccl: Option<Nccl>,
+    group: Option<Communicator>,
 }
 
 /// What a device is.
@@ -137,6 +140,8 @@ impl Gpu {
             staging: Vec::new(),
             results: None,
             cublas_lt: library.ok(),
+            nccl: None,
+            group: None,
         };
         for code in code::for_device(major, minor)? {
             // SAFETY: a whole cubin, or PTX that ends in a zero.
@@ -150,6 +155,11 @@ impl Gpu {
     /// What the device is.
     pub fn description(&self) -> &Description {
         &self.description
+    }
+
+    /// From now on can sum with other GPUs by this library.
+    pub fn use_nccl(&mut self, library: Nccl) {
+        self.nccl = Some(library);
     }
 
     /// Whether a library is there to multiply.
@@ -242,6 +252,14 @@ impl Gpu {
         .map_err(failed("copying from the device"))?;
         self.synchronize()?;
         Ok(self.results.insert(results))
+    }
+
+    fn nccl(&self) -> Result<&Nccl, GpuError> {
+        let missing = || GpuError::Driver {
+            doing: "joining other GPUs".to_owned(),
+            code: "NCCL is not in use".to_owned(),
+        };
+        self.nccl.as_ref().ok_or_else(missing)
     }
 
     /// The kernel of a launch; the first time it is looked for in its op's modules.
@@ -360,6 +378,33 @@ impl Device for Gpu {
     fn read_words(&mut self, from: DevicePointer, count: usize) -> Result<&[u32], GpuError> {
         Ok(&self.read(from, count * size_of::<u32>())?.words()[..count])
     }
+
+    fn has_groups(&self) -> bool {
+        self.nccl.is_some()
+    }
+
+    fn new_group(&mut self) -> Result<GroupId, GpuError> {
+        self.context.enter()?;
+        self.nccl()?.group_id()
+    }
+
+    fn join_group(&mut self, id: &GroupId, rank: usize, ranks: usize) -> Result<(), GpuError> {
+        self.group = None;
+        self.context.enter()?;
+        self.group = Some(self.nccl()?.join(&self.context, id, rank, ranks)?);
+        Ok(())
+    }
+
+    fn leave_group(&mut self) {
+        self.group = None;
+    }
+
+    fn sum_over_group(&mut self, at: DevicePointer, count: usize) -> Result<bool, GpuError> {
+        let Some(group) = &self.group else { return Ok(false) };
+        self.context.enter()?;
+        group.all_reduce_sum(at, count, self.stream)?;
+        Ok(true)
+    }
 }
 
 impl Drop for Gpu {
@@ -367,6 +412,8 @@ impl Drop for Gpu {
         if self.context.enter().is_err() {
             return;
         }
+        // First, for what waits for others would wait for ever if they are gone.
+        self.group = None;
         let _ = self.synchronize();
         self.clear();
         self.cublas_lt = None;

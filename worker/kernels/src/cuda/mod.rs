@@ -18,8 +18,10 @@ mod library;
 pub(crate) mod matrix;
 #[cfg(feature = "cuda")]
 mod memory;
+#[cfg(feature = "cuda")]
+mod nccl;
 
-pub use device::Device;
+pub use device::{Device, GroupId};
 pub use element::Element;
 pub use error::GpuError;
 #[cfg(feature = "cuda")]
@@ -28,9 +30,12 @@ pub use gpu::{Description, Gpu};
 pub use graph::Graph;
 pub use launch::{Argument, DevicePointer, Launch, Product, ProductShape};
 pub use matrix::{DeviceMatrix, WeightFormat, lay_out, lay_out_f8};
+#[cfg(feature = "cuda")]
+pub use nccl::Nccl;
 
 pub use crate::ops::attention::cuda::{
-    AttentionTask, decode_attention, decode_scratch_bytes, prefill_attention,
+    AttentionTask, WidenTask, decode_attention, decode_scratch_bytes, prefill_attention,
+    widen_heads,
 };
 pub use crate::ops::dequantise::cuda::{EmbedTask, embed};
 pub use crate::ops::gate::cuda::{GateTask, gate};

@@ -23,7 +23,8 @@ pub fn agree(machine: &mut dyn Machine, report: &mut Report) {
 fn one(machine: &mut dyn Machine, report: &mut Report, table: &Weights, multiplier: f32) {
     let Weights { format, columns, .. } = *table;
     let case = format!("{format:?} x{multiplier} {columns}");
-    let tokens = [4u32, 0, 2, 4];
+    // The last two have no row: their tokens are other ranks', behind this table and before it.
+    let tokens = [4u32, 0, 2, 4, 5, u32::MAX];
     let output = machine.allocate(tokens.len() * columns * 4);
     let task = EmbedTask {
         table: table.upload(machine),
@@ -39,7 +40,10 @@ fn one(machine: &mut dyn Machine, report: &mut Report, table: &Weights, multipli
     let found = download_f32(machine, output, tokens.len() * columns);
     let expected: Vec<f64> = tokens
         .iter()
-        .flat_map(|&token| &table.values[token as usize * columns..][..columns])
+        .flat_map(|&token| {
+            let row = table.values.chunks_exact(columns).nth(token as usize);
+            row.map_or(vec![0.0; columns], <[f64]>::to_vec)
+        })
         .map(|value| value * f64::from(multiplier))
         .collect();
     // The level times its scale or, with a minimum, their sum; the factor; and the reference's own

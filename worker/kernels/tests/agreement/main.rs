@@ -20,6 +20,7 @@ mod sampling;
 mod shim;
 mod shim_checks;
 mod weights;
+mod widen;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ const OPS: &[(&str, Part, Part)] = &[
     ("norm", norm::agree, norm::time),
     ("rope", rope::agree, rope::time),
     ("sampling", sampling::agree, sampling::time),
+    ("widen", widen::agree, widen::time),
     ("shim", shim_checks::agree, |_, _| {}),
 ];
 

@@ -1,4 +1,4 @@
-//! What the GPU in use says of itself, by NVML.
+//! What the GPUs in use say of themselves, by NVML.
 
 use std::sync::OnceLock;
 
@@ -20,7 +20,7 @@ pub(super) struct Gpu {
 
 struct Watched {
     nvml: Nvml,
-    pci_bus_id: String,
+    pci_bus_ids: Vec<String>,
 }
 
 impl Gpu {
@@ -39,19 +39,22 @@ impl Gpu {
         }
     }
 
-    /// From now on looks at the device with this bus address. Without NVML there is nothing to see.
-    pub(super) fn watch(&self, pci_bus_id: String) {
+    /// From now on looks at the devices with these bus addresses. Without NVML there is nothing to
+    /// see.
+    pub(super) fn watch(&self, pci_bus_ids: Vec<String>) {
         match Nvml::init() {
-            Ok(nvml) => drop(self.watched.set(Watched { nvml, pci_bus_id })),
-            Err(error) => tracing::warn!(%error, "no readings of the GPU: NVML cannot be used"),
+            Ok(nvml) => drop(self.watched.set(Watched { nvml, pci_bus_ids })),
+            Err(error) => tracing::warn!(%error, "no readings of GPUs: NVML cannot be used"),
         }
     }
 
-    /// Looks at it now. What the device does not tell is left as it was.
+    /// Looks at them now. What a device does not tell is left as it was.
     pub(super) fn look(&self) {
-        let Some(Watched { nvml, pci_bus_id }) = self.watched.get() else { return };
-        if let Ok(device) = nvml.device_by_pci_bus_id(pci_bus_id.as_str()) {
-            self.read(&device, pci_bus_id);
+        let Some(Watched { nvml, pci_bus_ids }) = self.watched.get() else { return };
+        for pci_bus_id in pci_bus_ids {
+            if let Ok(device) = nvml.device_by_pci_bus_id(pci_bus_id.as_str()) {
+                self.read(&device, pci_bus_id);
+            }
         }
     }
 

@@ -259,9 +259,9 @@ impl Metrics {
         self.simulation.start(meter);
     }
 
-    /// Shows what the GPU with this bus address says of itself.
-    pub(crate) fn watch_gpu(&self, pci_bus_id: String) {
-        self.gpu.watch(pci_bus_id);
+    /// Shows what the GPUs with these bus addresses say of themselves.
+    pub(crate) fn watch_gpus(&self, pci_bus_ids: Vec<String>) {
+        self.gpu.watch(pci_bus_ids);
     }
 
     /// Where the steps of `rank`, which is here, are noted.

@@ -4,9 +4,8 @@ use std::error::Error;
 use std::sync::mpsc::Receiver;
 
 use naru_engine::{
-    Batch, Collective, CollectiveError, Decoder, Forward, LinkTime, ShardedDecoder, serve_rank,
+    Batch, Collective, CollectiveError, Forward, LinkTime, RankDecoder, ShardedDecoder, serve_rank,
 };
-use naru_kernels::KvPool;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::links::{Lost, Mesh, Report};
@@ -79,11 +78,11 @@ impl Forward for GroupForward {
 }
 
 /// What every rank but 0 runs, until its group has ended.
-pub(super) fn serve(mut decoder: Decoder, mut kv: KvPool, bench: &Bench, steps: &RankSteps) {
+pub(super) fn serve(mut decoder: Box<dyn RankDecoder>, bench: &Bench, steps: &RankSteps) {
     let mine = decoder.shard().rank();
     for (mut mesh, generation) in &bench.meshes {
         let after_step = &mut |spent| steps.observe(spent);
-        if let Err(error) = serve_rank(&mut decoder, &mut kv, &mut mesh, after_step) {
+        if let Err(error) = serve_rank(decoder.as_mut(), &mut mesh, after_step) {
             bench.report(generation, error.lost_rank().unwrap_or(mine), &error);
         }
     }

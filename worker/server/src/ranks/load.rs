@@ -1,16 +1,17 @@
 //! The parts of a model that the ranks of a member hold.
 
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, anyhow};
-use naru_engine::{
-    Decoder, EngineConfig, Forward, LoadProgress, ModelFiles, Shard, ShardedDecoder,
-};
+use naru_engine::{EngineConfig, Forward, LoadProgress, ModelFiles, Shard, ShardedDecoder};
 use naru_kernels::ComputePool;
+use naru_kernels::cuda::Gpu;
 
 use super::compute::{Apart, GroupForward, serve};
+use super::part::Part;
 use super::seat::{Joining, Seat, Together, fingerprint};
 use super::settings::RankSettings;
 use crate::load::{EngineSettings, KV_MEMORY_BYTES, ModelBounds};
@@ -26,41 +27,42 @@ pub(crate) struct Ranks {
 /// Rank 0's part of a model, for an engine, if rank 0 is of this member.
 pub(crate) type Leading = Option<(Box<dyn Forward>, EngineConfig)>;
 
-/// Loads, for `member`, the part of each rank that has one of `seats`, of which there is at least one; all at
-/// once, for each has its own threads. Errors: the model cannot be cut so, a part of it cannot be
+/// Loads, for `member`, the part of each rank that has one of `seats`, of which there is at least
+/// one; all at once, for each has its own threads, and its own of `gpus` if there are any. Errors:
+/// the model cannot be cut so, a part of it cannot be
 /// read, no memory for keys and values.
 pub(crate) fn load(
     member: &Member,
     files: &ModelFiles,
     settings: &EngineSettings,
     seats: Vec<Seat>,
+    gpus: Vec<Box<Gpu>>,
     tell: &mut (dyn FnMut(LoadProgress) + Send),
 ) -> anyhow::Result<(Leading, Ranks)> {
     let ranks = Arc::clone(&seats[0].settings);
     let shards: Vec<Shard> =
         seats.iter().map(|seat| ranks.shard(files, seat.rank)).collect::<anyhow::Result<_>>()?;
-    let decoders = load_parts(files, shards, settings, &ranks, tell)?;
+    let parts = load_parts(files, shards, settings, (&ranks, gpus), tell)?;
     let config = settings.for_model(&ModelBounds {
         context_tokens: files.config().context_tokens,
-        kv_bytes_per_block: kv_bytes_per_block(&decoders[0]) * decoders.len() as u64,
+        kv_bytes_per_block: parts[0].kv_bytes_per_block() * parts.len() as u64,
         kv_memory_bytes: KV_MEMORY_BYTES,
     })?;
     let model = fingerprint(files);
     let mut loaded = Ranks { settings: ranks, joining: Vec::new(), running: Vec::new() };
     let mut leading = None;
-    for (seat, decoder) in seats.into_iter().zip(decoders) {
+    for (seat, part) in seats.into_iter().zip(parts) {
         let rank = seat.rank;
+        let decoder = part.with_kv_blocks(config.kv_blocks).context("making the KV cache")?;
         let (bench, joining) = seat.take(model, config.kv_blocks);
         loaded.joining.push(joining);
         let steps = member.metrics.rank_steps(rank);
-        let cache = "making the KV cache";
         if rank == 0 {
-            let sharded = ShardedDecoder::new(decoder, config.kv_blocks, Box::new(Apart));
-            let forward = GroupForward::new(sharded.context(cache)?, bench, steps);
+            let sharded = ShardedDecoder::new(decoder, Box::new(Apart));
+            let forward = GroupForward::new(sharded, bench, steps);
             leading = Some((Box::new(forward) as Box<dyn Forward>, config));
         } else {
-            let kv = decoder.new_kv_pool(config.kv_blocks).context(cache)?;
-            let run = move || serve(decoder, kv, &bench, &steps);
+            let run = move || serve(decoder, &bench, &steps);
             loaded.running.push((rank, Box::new(run)));
         }
     }
@@ -71,9 +73,9 @@ fn load_parts(
     files: &ModelFiles,
     shards: Vec<Shard>,
     settings: &EngineSettings,
-    ranks: &RankSettings,
+    (ranks, gpus): (&RankSettings, Vec<Box<Gpu>>),
     tell: &mut (dyn FnMut(LoadProgress) + Send),
-) -> anyhow::Result<Vec<Decoder>> {
+) -> anyhow::Result<Vec<Part>> {
     let progress = (vec![LoadProgress::default(); shards.len()], tell);
     let progress = Mutex::new(progress);
     let note = |index: usize, step| {
@@ -85,17 +87,20 @@ fn load_parts(
             bytes_total: parts.iter().map(|part| part.bytes_total).sum(),
         });
     };
-    let load = |index, shard: Shard, threads| {
+    let load = |index, shard: Shard, threads, gpu| {
         let pool = ComputePool::start_on(threads, settings.cpu).context("starting threads")?;
-        let mut tell = |step| note(index, step);
-        Decoder::load(files, shard, Arc::new(pool), &mut tell).context("loading the model")
+        Part::load(files, shard, settings, (pool, gpu), &mut |step| note(index, step))
     };
     thread::scope(|scope| {
         let shards = shards.into_iter().zip(ranks.threads(settings.threads)).enumerate();
+        let gpus = gpus.into_iter().map(Some).chain(iter::repeat_with(|| None));
         let loads: Vec<_> = shards
-            .map(|(index, (shard, threads))| scope.spawn(move || load(index, shard, threads)))
+            .zip(gpus)
+            .map(|((index, (shard, threads)), gpu)| {
+                scope.spawn(move || load(index, shard, threads, gpu))
+            })
             .collect();
-        let join = |load: thread::ScopedJoinHandle<'_, anyhow::Result<Decoder>>| {
+        let join = |load: thread::ScopedJoinHandle<'_, anyhow::Result<Part>>| {
             load.join().map_err(|_| anyhow!("loading a rank's part of the model panicked"))?
         };
         loads.into_iter().map(join).collect()
@@ -120,12 +125,4 @@ impl Ranks {
         self.joining.into_iter().for_each(|joining| joining.join(Arc::clone(&together)));
         Ok(())
     }
-}
-
-/// What a block of keys and values takes on the rank that has most layers: the number of blocks
-/// that follows from it is the same on all.
-fn kv_bytes_per_block(decoder: &Decoder) -> u64 {
-    let shard = decoder.shard();
-    let layers = decoder.config().layers.len().div_ceil(shard.parallelism().pipeline());
-    (decoder.kv_bytes_per_block() / shard.layers().len().max(1) * layers) as u64
 }

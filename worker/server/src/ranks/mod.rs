@@ -12,6 +12,7 @@
 
 mod compute;
 mod load;
+mod part;
 mod seat;
 mod settings;
 

@@ -38,8 +38,8 @@ impl RankSettings {
             return Ok(None);
         }
         ensure!(
-            args.backend == BackendArg::Cpu,
-            "--tensor and --pipeline need --backend cpu; other backends have one rank"
+            args.backend != BackendArg::Sim,
+            "--tensor and --pipeline need --backend cpu or cuda; a simulated replica has one rank"
         );
         ensure!(
             ranks.is_multiple_of(each),
@@ -178,7 +178,8 @@ mod tests {
         check("--member 1", "--member 1 needs --tensor or --pipeline above 1");
         let why = "--devices-per-member 2 needs --tensor or --pipeline above 1";
         check("--devices-per-member 2", why);
-        let why = "--tensor and --pipeline need --backend cpu; other backends have one rank";
+        let why = "--tensor and --pipeline need --backend cpu or cuda; \
+                   a simulated replica has one rank";
         check("--tensor 2 --backend sim", why);
         let why = "--devices-per-member 2 does not divide 3 ranks, --tensor × --pipeline";
         check("--tensor 3 --devices-per-member 2", why);

@@ -69,11 +69,18 @@ async fn a_worker_does_not_outlive_its_parent() {
 fn no_usable_gpu_is_said_in_one_line() {
     let uri = "https://192.0.2.1/m.gguf";
     let gpu = ["--backend", "cuda", "--device", "999"];
-    let (code, said) = fail(command(&[&["--model", uri], &gpu[..]].concat()));
-    assert_eq!((code, said.lines().count()), (Some(2), 1), "before any weights: {said}");
-    let line: serde_json::Value = serde_json::from_str(&said).expect("a line of the log");
-    assert_eq!((&line["level"], &line["fault"]), (&json!("ERROR"), &json!("NO_USABLE_GPU")));
-    assert!(line["message"].as_str().expect("words").starts_with("no usable GPU: "), "{said}");
+    // As a replica alone, as both ranks of one, and as one of two members.
+    for ranks in [
+        &[] as &[&str],
+        &["--tensor", "2", "--devices-per-member", "2"],
+        &["--pipeline", "2", "--members", "127.0.0.1:8002,127.0.0.1:8003", "--member", "1"],
+    ] {
+        let (code, said) = fail(command(&[&["--model", uri], &gpu[..], ranks].concat()));
+        assert_eq!((code, said.lines().count()), (Some(2), 1), "before any weights: {said}");
+        let line: serde_json::Value = serde_json::from_str(&said).expect("a line of the log");
+        assert_eq!((&line["level"], &line["fault"]), (&json!("ERROR"), &json!("NO_USABLE_GPU")));
+        assert!(line["message"].as_str().expect("words").starts_with("no usable GPU: "), "{said}");
+    }
 }
 
 #[test]
@@ -88,6 +95,7 @@ fn bad_usage_is_exit_code_2() {
         (&["--model", "sim://nothing", "--backend", "sim"], "llama-3.1-8b-h100"),
         (&["--model", "x", "--sim-speed", "3"], "--backend sim"),
         (&["--model", "x", "--device", "1"], "--backend cuda"),
+        (&["--model", "x", "--backend", "cuda", "--tensor", "2"], "there are 2 members"),
         (&["--listen", "127.0.0.1:0"], "--model"),
     ] {
         let (code, said) = fail(command(arguments));

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! Launches up to the logits follow from a step's sizes alone, so a device may keep those of a step
-//! that comes again. Logits leave the device only for who asks for them.
+//! that comes again. Logits leave the device only for who asks for them: of a rank of several, for
+//! rank 0, which samples on the host.
 //! The residual stream is of 32-bit floats, everything else of the [`Element`].
 
+mod buffers;
+mod pass;
 mod plan;
 mod sampling;
 mod step;
@@ -20,21 +23,24 @@ mod tests;
 
 use std::error::Error;
 use std::mem;
+use std::ops::Range;
 
-use naru_kernels::cuda::{
-    Device, DevicePointer, DeviceRope, DeviceSampling, Element, GpuError, decode_scratch_bytes,
-};
-use naru_kernels::{AttentionShape, ComputePool, KV_BLOCK_TOKENS};
+use naru_kernels::cuda::{Device, DevicePointer, DeviceRope, DeviceSampling, Element, GpuError};
+use naru_kernels::{ComputePool, KV_BLOCK_TOKENS};
 use thiserror::Error as ThisError;
 
+use self::buffers::Buffers;
+use self::pass::DevicePass;
 use self::plan::StepPlan;
-use self::sampling::{Pass, RESULT_WORDS, SamplingPlaces, StepSampling};
-use self::step::{Buffers, DeviceModel};
+use self::sampling::{Pass, SamplingPlaces, StepSampling};
+use self::step::DeviceModel;
 use self::store::DeviceStore;
 use super::forward::{check_spans, op};
 use super::load::{Loaded, Source, load_into};
 use super::positions::RopeTables;
-use super::{LoadError, LoadProgress, Shard, StepError};
+use super::{
+    Collective, LoadError, LoadProgress, RankDecoder, Shard, SingleRank, StepError, pass as order,
+};
 use crate::config::ModelConfig;
 use crate::engine::{Batch, Forward};
 use crate::model::ModelFiles;
@@ -53,20 +59,25 @@ pub struct CudaLimits {
     pub max_context_tokens: usize,
 }
 
-/// A whole model on a device, whose keys and values have no memory yet.
+/// One rank's part of a model on a device, whose keys and values have no memory yet.
 pub struct CudaModel {
     device: Box<dyn Device>,
     model: DeviceModel,
     limits: CudaLimits,
 }
 
-/// A whole model and its KV cache on a device: what an engine drives.
+/// One rank's part of a model and its KV cache on a device; of a whole model, what an engine
+/// drives.
 pub struct CudaDecoder {
     device: Box<dyn Device>,
     model: DeviceModel,
     limits: CudaLimits,
     words: Vec<u32>,
     bytes: Vec<u8>,
+    /// What goes over the host.
+    values: Vec<f32>,
+    /// `[logit_rows, vocabulary_part]` of a rank's last piece.
+    logits: Vec<f32>,
 }
 
 /// A model that could not be put on a device.
@@ -81,21 +92,23 @@ pub enum CudaLoadError {
 }
 
 impl CudaModel {
-    /// Puts the whole model on `device`, laid out by all threads of `pool`; `progress` is told
-    /// after each layer. Errors: a tensor that is missing or has another shape or format, too
-    /// little memory.
+    /// Puts `shard` on `device`, laid out by all threads of `pool`; `progress` is told after each
+    /// layer. Errors: a shard that the model cannot be cut into, a tensor that is missing or has
+    /// another shape or format, too little memory.
     pub fn load(
         files: &ModelFiles,
+        shard: Shard,
         device: Box<dyn Device>,
         pool: &ComputePool,
         limits: CudaLimits,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, CudaLoadError> {
-        Self::of_source(&Source::of(files), device, pool, limits, progress)
+        Self::of_source(&Source::of(files), shard, device, pool, limits, progress)
     }
 
     fn of_source(
         source: &Source<'_>,
+        shard: Shard,
         mut device: Box<dyn Device>,
         pool: &ComputePool,
         limits: CudaLimits,
@@ -103,12 +116,12 @@ impl CudaModel {
     ) -> Result<Self, CudaLoadError> {
         let config = source.config;
         let store = DeviceStore::new(device.as_mut(), pool);
-        let Loaded { embedding, layers, head, ropes, .. } =
-            load_into(&store, source, &Shard::whole(config), progress)?;
-        let (embedding, head) =
-            embedding.zip(head).expect("a whole model has an embedding and a head");
+        let Loaded { cut, embedding, layers, head, ropes } =
+            load_into(&store, source, &shard, progress)?;
         let mut model = DeviceModel {
             config: config.clone(),
+            shard,
+            cut,
             element: limits.element,
             embedding,
             layers,
@@ -120,13 +133,19 @@ impl CudaModel {
             logit_rows_max: limits.max_sequences,
         };
         model.ropes = put_ropes(device.as_mut(), ropes, limits).map_err(CudaLoadError::Device)?;
-        model.buffers = allocate(device.as_mut(), &model, limits).map_err(CudaLoadError::Device)?;
+        let buffers = buffers::allocate(device.as_mut(), &model, limits);
+        model.buffers = buffers.map_err(CudaLoadError::Device)?;
         Ok(Self { device, model, limits })
     }
 
-    /// The model's configuration.
+    /// The whole model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.model.config
+    }
+
+    /// The part of it that is here.
+    pub fn shard(&self) -> &Shard {
+        &self.model.shard
     }
 
     /// Bytes of the device's memory that are free.
@@ -134,11 +153,11 @@ impl CudaModel {
         self.device.free_bytes()
     }
 
-    /// Bytes that one block of keys and values takes.
+    /// Bytes that one block of keys and values takes on this rank.
     pub fn kv_bytes_per_block(&self) -> usize {
-        let attention = &self.model.config.attention;
-        let values = KV_BLOCK_TOKENS * attention.kv_heads * attention.head_dim;
-        2 * self.model.config.layers.len() * values * Element::BYTES
+        let heads = self.model.attention_shape(None);
+        let values = KV_BLOCK_TOKENS * heads.kv_heads * heads.head_dim;
+        2 * self.model.layers.len() * values * Element::BYTES
     }
 
     /// With memory for `blocks` blocks of keys and values. Errors: there is not so much.
@@ -147,14 +166,16 @@ impl CudaModel {
         self.model.kv = self.device.allocate("keys and values", bytes)?;
         self.model.kv_blocks = blocks;
         let Self { device, model, limits } = self;
-        Ok(CudaDecoder { device, model, limits, words: Vec::new(), bytes: Vec::new() })
+        let (words, bytes) = (Vec::new(), Vec::new());
+        let (values, logits) = (Vec::new(), Vec::new());
+        Ok(CudaDecoder { device, model, limits, words, bytes, values, logits })
     }
 }
 
 impl CudaDecoder {
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], StepError> {
         let plan = self.plan(batch, self.model.logit_rows_max)?;
-        self.compute(batch, &plan, |_| ())?;
+        self.step(batch, &plan, &mut SingleRank, |_| ())?;
         let count = batch.logit_rows.len() * self.model.config.vocabulary;
         Ok(self.device.read_floats(self.model.buffers.logits, count)?)
     }
@@ -173,7 +194,7 @@ impl CudaDecoder {
         let plan = self.plan(batch, self.limits.max_batch_tokens)?;
         let at_once = self.model.logit_rows_max;
         let step = StepSampling::of(rows, vocabulary, at_once);
-        let sampling = self.compute(batch, &plan, |bytes| step.write(bytes))?;
+        let sampling = self.step(batch, &plan, &mut SingleRank, |bytes| step.write(bytes))?;
         let Buffers { logits, saved, results, .. } = self.model.buffers;
         let places = SamplingPlaces { logits, sampling, saved, results };
         for pass in step.passes(places) {
@@ -192,34 +213,47 @@ impl CudaDecoder {
         Ok(step.read(self.device.read_words(results, step.result_words())?))
     }
 
-    /// Asks for everything up to the first logits, and puts what `more` writes behind the inputs.
-    /// Returns where that lies.
-    fn compute(
+    /// Takes a step, or a piece of one, up to the first logits, and puts what `more` writes behind
+    /// the inputs. Returns where that lies.
+    fn step(
         &mut self,
         batch: &Batch,
         plan: &StepPlan,
+        collective: &mut dyn Collective,
         more: impl FnOnce(&mut Vec<u8>),
     ) -> Result<DevicePointer, StepError> {
-        let inputs = self.model.buffers.inputs;
+        let (model, device) = (&self.model, self.device.as_mut());
+        let inputs = model.buffers.inputs;
         if batch.tokens.is_empty() {
             return Ok(inputs);
         }
-        plan.write(batch, &mut self.words);
+        plan.write(batch, model.cut.vocabulary.start, &mut self.words);
         self.bytes.clear();
         self.bytes.extend(self.words.iter().flat_map(|word| word.to_le_bytes()));
         self.bytes.resize(self.bytes.len().next_multiple_of(16), 0);
         let place = inputs.offset(self.bytes.len());
         more(&mut self.bytes);
-        self.device.upload(inputs, &self.bytes)?;
-        let (mut refused, model) = (None, &self.model);
-        self.device.run(plan.key(), &mut || match model.launches(plan) {
-            Ok(launches) => launches,
-            Err(error) => {
-                refused = Some(error);
-                Vec::new()
+        device.upload(inputs, &self.bytes)?;
+        let tokens = batch.tokens.len();
+        let mut pass = DevicePass::new(device, model, plan, tokens, &mut self.values);
+        order::run(&mut pass, &model.shard, collective)?;
+        Ok(place)
+    }
+
+    /// Copies logits to the host, and makes those that there was no room for.
+    fn read_logits(&mut self, plan: &StepPlan, rows: usize) -> Result<(), StepError> {
+        let (at_once, columns) = (self.model.logit_rows_max, self.model.cut.vocabulary.len());
+        for first in (0..rows).step_by(at_once) {
+            let rows = first..rows.min(first + at_once);
+            if first > 0 {
+                let mut launches = self.model.logits(plan, rows.clone())?;
+                self.device.run(None, &mut || mem::take(&mut launches))?;
             }
-        })?;
-        refused.map_or(Ok(place), Err)
+            let count = rows.len() * columns;
+            let logits = self.device.read_floats(self.model.buffers.logits, count)?;
+            self.logits.extend_from_slice(logits);
+        }
+        Ok(())
     }
 
     /// The plan of a step that has room.
@@ -270,6 +304,46 @@ impl Forward for CudaDecoder {
     }
 }
 
+impl RankDecoder for CudaDecoder {
+    fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    fn shard(&self) -> &Shard {
+        &self.model.shard
+    }
+
+    fn vocabulary_part_of(&self, rank: usize) -> Range<usize> {
+        self.model.cut.vocabulary_part_of(&self.model.shard, rank)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), StepError> {
+        self.plan(batch, self.limits.max_batch_tokens).map(|_| ())
+    }
+
+    fn compute(
+        &mut self,
+        piece: &Batch,
+        collective: &mut dyn Collective,
+    ) -> Result<&[f32], StepError> {
+        self.logits.clear();
+        let plan = self.plan(piece, self.limits.max_batch_tokens)?;
+        self.step(piece, &plan, collective, |_| ())?;
+        if self.model.shard.is_last_stage() {
+            self.read_logits(&plan, piece.logit_rows.len())?;
+        }
+        Ok(&self.logits)
+    }
+
+    fn take_logits(&mut self, values: &mut Vec<f32>) {
+        mem::swap(&mut self.logits, values);
+    }
+
+    fn device(&mut self) -> Option<&mut dyn Device> {
+        Some(self.device.as_mut())
+    }
+}
+
 /// Cosines and sines of every position that there can be, for each rope.
 fn put_ropes(
     device: &mut dyn Device,
@@ -290,52 +364,4 @@ fn put_ropes(
             Ok(DeviceRope { table: pointer, rotary_dim: shape.rotary_dim, pairs: shape.pairs })
         })
         .collect()
-}
-
-/// Buffers for the largest step.
-fn allocate(
-    device: &mut dyn Device,
-    model: &DeviceModel,
-    limits: CudaLimits,
-) -> Result<Buffers, GpuError> {
-    let config = &model.config;
-    let (attention, feed_forward) = (&config.attention, &config.feed_forward);
-    let (tokens, sequences) = (limits.max_batch_tokens, limits.max_sequences);
-    let query_width = attention.heads * attention.head_dim;
-    let input_width = query_width + 2 * attention.kv_heads * attention.head_dim;
-    let up_width = if feed_forward.gated { 2 } else { 1 } * feed_forward.width;
-    let blocks = limits.max_context_tokens.div_ceil(KV_BLOCK_TOKENS);
-    let words = 4 * tokens + sequences * (8 + blocks) + 64;
-    let sampling_bytes = StepSampling::bytes_max(tokens, config.vocabulary);
-    let mut values =
-        |width: usize| device.allocate("a step's values", tokens * width * Element::BYTES);
-    let normed = values(config.hidden)?;
-    let projected = values(input_width.max(up_width))?;
-    let queries = values(query_width)?;
-    let block_input = values(query_width.max(feed_forward.width))?;
-    let block = values(config.hidden)?;
-    let shape = AttentionShape {
-        heads: attention.heads,
-        kv_heads: attention.kv_heads,
-        head_dim: attention.head_dim,
-        scale: attention.scale,
-        window: None,
-        softcap: None,
-    };
-    let keys_max = limits.max_context_tokens.next_power_of_two();
-    let scratch = (1..=sequences).map(|count| decode_scratch_bytes(count, &shape, keys_max));
-    Ok(Buffers {
-        inputs: device.allocate("a step's inputs", words * size_of::<u32>() + sampling_bytes)?,
-        stream: device.allocate("a step's stream", tokens * config.hidden * size_of::<f32>())?,
-        normed,
-        projected,
-        queries,
-        block_input,
-        block,
-        scratch: device.allocate("attention's parts", scratch.max().unwrap_or(0))?,
-        logits: device
-            .allocate("a step's logits", sequences * config.vocabulary * size_of::<f32>())?,
-        saved: device.allocate("sampling", config.vocabulary * size_of::<f32>())?,
-        results: device.allocate("sampling", tokens * RESULT_WORDS * size_of::<u32>())?,
-    })
 }

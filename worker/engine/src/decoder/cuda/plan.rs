@@ -89,13 +89,16 @@ impl StepPlan {
         Places { tokens, positions, slots, picks, decodes, prefills, tables: next }
     }
 
-    /// Writes the inputs of `batch` as `places` has them.
-    pub(super) fn write(&self, batch: &Batch, words: &mut Vec<u32>) {
+    /// Writes the inputs of `batch` as `places` has them; tokens are counted from `first_token`,
+    /// and those before it end up behind every table.
+    pub(super) fn write(&self, batch: &Batch, first_token: usize, words: &mut Vec<u32>) {
         let places = self.places();
         words.clear();
         words.resize(places.tables, 0);
         words[places.slots..][..self.tokens].fill(NO_SLOT);
-        words[places.tokens..][..batch.tokens.len()].copy_from_slice(&batch.tokens);
+        for (word, token) in words[places.tokens..].iter_mut().zip(&batch.tokens) {
+            *word = token.wrapping_sub(first_token as u32);
+        }
         for (pick, row) in words[places.picks..].iter_mut().zip(&batch.logit_rows) {
             *pick = *row as u32;
         }
@@ -162,7 +165,9 @@ mod tests {
         assert_eq!((plan.tokens, plan.decodes, plan.prefills, plan.logit_rows), (4, 4, 0, 4));
         assert_eq!(plan.keys_max, 512);
         let (places, mut words) = (plan.places(), Vec::new());
-        plan.write(&batch, &mut words);
+        plan.write(&batch, 8, &mut words);
+        assert_eq!(words[places.tokens..][..4], [u32::MAX, 0, 1, 0]);
+        plan.write(&batch, 0, &mut words);
         assert_eq!(words[places.tokens..][..4], [7, 8, 9, 0]);
         assert_eq!(words[places.positions..][..4], [16, 0, 300, 0]);
         assert_eq!(words[places.slots..][..4], [3 * 16, 4 * 16, 9 * 16 + 12, NO_SLOT]);
@@ -186,7 +191,7 @@ mod tests {
         assert_eq!((plan.tokens, plan.decodes, plan.prefills), (4, 1, 1));
         assert_eq!((plan.rows_max, plan.key()), (3, None));
         let (places, mut words) = (plan.places(), Vec::new());
-        plan.write(&batch, &mut words);
+        plan.write(&batch, 0, &mut words);
         assert_eq!(words[places.slots..][..4], [2 * 16 + 15, 6 * 16, 6 * 16 + 1, 7 * 16 + 2]);
         assert_eq!(words[places.prefills..][..4], [0, 3, 15, 0]);
         assert_eq!(words[places.decodes..][..4], [3, 1, 2, 2]);

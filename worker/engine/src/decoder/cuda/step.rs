@@ -5,27 +5,32 @@ use std::ops::Range;
 use naru_kernels::cuda::{
     AttentionTask, CapLogitsTask, DeviceMatrix, DeviceNorm, DeviceNormKind, DevicePointer,
     DeviceRope, Element, EmbedTask, GateTask, Launch, LinearOutput, LinearTask, ResidualNormTask,
-    RopeKvTask, cap_logits, decode_attention, embed, gate, linear, prefill_attention,
-    residual_norm, rope_kv,
+    RopeKvTask, WidenTask, cap_logits, decode_attention, embed, gate, linear, prefill_attention,
+    residual_norm, rope_kv, widen_heads,
 };
 use naru_kernels::{AttentionShape, KV_BLOCK_TOKENS, ShapeError};
 
-use super::super::StepError;
 use super::super::forward::op;
 use super::super::layer::{Head, Layer, Norm, Projection};
+use super::super::pass::BLOCKS_PER_LAYER;
+use super::super::shard::Cut;
+use super::super::{Shard, StepError};
+use super::buffers::Buffers;
 use super::plan::{Places, StepPlan};
 use super::store::DeviceWeight;
 use crate::config::{ModelConfig, NormKind};
 
 pub(super) type DeviceLayer = Layer<DeviceWeight, DevicePointer>;
 
-/// A model on a device, and the buffers of its steps.
+/// What a rank holds of a model on a device, and the buffers of its steps.
 pub(super) struct DeviceModel {
     pub(super) config: ModelConfig,
+    pub(super) shard: Shard,
+    pub(super) cut: Cut,
     pub(super) element: Element,
-    pub(super) embedding: DeviceMatrix,
+    pub(super) embedding: Option<DeviceMatrix>,
     pub(super) layers: Vec<DeviceLayer>,
-    pub(super) head: Head<DeviceWeight, DevicePointer>,
+    pub(super) head: Option<Head<DeviceWeight, DevicePointer>>,
     pub(super) ropes: Vec<DeviceRope>,
     pub(super) buffers: Buffers,
     /// `[layers][keys, values][blocks, kv_heads, 16, head_dim]`.
@@ -33,33 +38,6 @@ pub(super) struct DeviceModel {
     pub(super) kv_blocks: usize,
     /// Rows of logits that there is room for at once.
     pub(super) logit_rows_max: usize,
-}
-
-/// Where the values of a step lie. Sizes are those of the largest step.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Buffers {
-    /// What [`StepPlan::write`] wrote, and then what sampling reads.
-    pub(super) inputs: DevicePointer,
-    /// f32 `[tokens, hidden]`.
-    pub(super) stream: DevicePointer,
-    /// What a block reads, `[tokens, hidden]`.
-    pub(super) normed: DevicePointer,
-    /// Queries, keys and values, or gate and up.
-    pub(super) projected: DevicePointer,
-    /// `[tokens, heads, head_dim]`.
-    pub(super) queries: DevicePointer,
-    /// What a block's last projection reads.
-    pub(super) block_input: DevicePointer,
-    /// What a block returns, `[tokens, hidden]`.
-    pub(super) block: DevicePointer,
-    /// Partial results of attention.
-    pub(super) scratch: DevicePointer,
-    /// f32 `[logit rows, vocabulary]`.
-    pub(super) logits: DevicePointer,
-    /// f32 `[vocabulary]`: logits that sampling changes meanwhile.
-    pub(super) saved: DevicePointer,
-    /// What sampling found, `RESULT_WORDS` for each row.
-    pub(super) results: DevicePointer,
 }
 
 /// What a block returned and is not yet in the stream, and the norm that it gets first.
@@ -72,19 +50,34 @@ struct Pending {
 const NOTHING: Pending = Pending { block: DevicePointer::NULL, post: None };
 
 impl DeviceModel {
-    /// The launches of a step of this plan, up to the logits of as many rows as there is room for.
-    pub(super) fn launches(&self, plan: &StepPlan) -> Result<Vec<Launch>, StepError> {
+    /// The first place of a step.
+    pub(super) const EMBED: usize = 0;
+
+    /// The place of a block, one behind the other.
+    pub(super) fn place(block: usize) -> usize {
+        Self::EMBED + 1 + block
+    }
+
+    /// The last place: logits, or the last block's result into the stream.
+    pub(super) fn end(&self) -> usize {
+        Self::place(BLOCKS_PER_LAYER * self.layers.len())
+    }
+
+    /// The launches of a step of this plan at these places; logits are those of as many rows as
+    /// there is room for.
+    pub(super) fn launches(
+        &self,
+        plan: &StepPlan,
+        places: Range<usize>,
+    ) -> Result<Vec<Launch>, StepError> {
         let step = Step { model: self, plan, places: plan.places() };
-        let mut launches = Vec::with_capacity(self.layers.len() * 9 + 4);
-        step.embed(&mut launches)?;
-        let mut pending = NOTHING;
-        for (index, layer) in self.layers.iter().enumerate() {
-            step.attention(index, layer, pending, &mut launches)?;
-            pending = step.feed_forward(layer, &mut launches)?;
-        }
-        let rows = 0..plan.logit_rows.min(self.logit_rows_max);
-        if !rows.is_empty() {
-            step.logits(pending, rows, &mut launches)?;
+        let mut launches = Vec::with_capacity(places.len() * 5 + 4);
+        for place in places {
+            match place.checked_sub(Self::place(0)) {
+                None => step.embed(&mut launches)?,
+                Some(_) if place == self.end() => step.end(&mut launches)?,
+                Some(block) => step.block(block, &mut launches)?,
+            }
         }
         Ok(launches)
     }
@@ -97,14 +90,37 @@ impl DeviceModel {
     ) -> Result<Vec<Launch>, StepError> {
         let step = Step { model: self, plan, places: plan.places() };
         let mut launches = Vec::new();
-        let pending = self.layers.last().map_or(NOTHING, |layer| step.fed_forward(layer));
-        step.logits(pending, rows, &mut launches)?;
+        step.logits(rows, &mut launches)?;
         Ok(launches)
     }
 
+    /// Ranks that share each block.
+    pub(super) fn tensor_ranks(&self) -> usize {
+        self.shard.parallelism().tensor()
+    }
+
+    /// This rank's heads.
+    pub(super) fn attention_shape(&self, window: Option<usize>) -> AttentionShape {
+        let attends = &self.config.attention;
+        AttentionShape {
+            heads: self.cut.heads.len(),
+            kv_heads: self.cut.kv_heads.len(),
+            head_dim: attends.head_dim,
+            scale: attends.scale,
+            window,
+            softcap: attends.softcap,
+        }
+    }
+
+    /// Columns that the last projection of attention reads: this rank's heads, and others' where
+    /// they share a block of the format.
+    pub(super) fn output_columns(layer: &DeviceLayer) -> usize {
+        layer.output.weight.first().map_or(0, |matrix| matrix.columns)
+    }
+
     fn keys_and_values(&self, layer: usize) -> (DevicePointer, DevicePointer) {
-        let attention = &self.config.attention;
-        let of_block = KV_BLOCK_TOKENS * attention.kv_heads * attention.head_dim * Element::BYTES;
+        let heads = self.attention_shape(None);
+        let of_block = KV_BLOCK_TOKENS * heads.kv_heads * heads.head_dim * Element::BYTES;
         let half = of_block * self.kv_blocks;
         (self.kv.offset(2 * layer * half), self.kv.offset((2 * layer + 1) * half))
     }
@@ -122,14 +138,62 @@ impl Step<'_> {
     }
 
     fn embed(&self, launches: &mut Vec<Launch>) -> Result<(), StepError> {
+        let table = self.model.embedding.expect("the first stage has an embedding table");
         let task = EmbedTask {
-            table: self.model.embedding,
+            table,
             tokens: self.input(self.places.tokens),
             rows: self.plan.tokens,
             multiplier: self.model.config.multipliers.embedding,
             output: self.model.buffers.stream,
         };
         launches.push(embed(&task).map_err(op("embedding"))?);
+        Ok(())
+    }
+
+    fn block(&self, block: usize, launches: &mut Vec<Launch>) -> Result<(), StepError> {
+        let pending = self.pending(block, launches)?;
+        let index = block / BLOCKS_PER_LAYER;
+        let layer = &self.model.layers[index];
+        if block.is_multiple_of(BLOCKS_PER_LAYER) {
+            self.attention(index, layer, pending, launches)
+        } else {
+            self.feed_forward(layer, pending, launches)
+        }
+    }
+
+    /// What the block before `block` returned: of tensor ranks the sum, rounded as one rank's is.
+    fn pending(&self, block: usize, launches: &mut Vec<Launch>) -> Result<Pending, StepError> {
+        let Some(before) = block.checked_sub(1) else { return Ok(NOTHING) };
+        let (model, buffers) = (self.model, &self.model.buffers);
+        if model.tensor_ranks() > 1 {
+            let rounded = residual_norm(&ResidualNormTask {
+                element: model.element,
+                rows: self.plan.tokens,
+                width: model.config.hidden,
+                stream: buffers.partial,
+                block: DevicePointer::NULL,
+                post: None,
+                factor: 1.0,
+                pick: DevicePointer::NULL,
+                pre: None,
+                output: buffers.block,
+            });
+            launches.push(rounded.map_err(op("the sum of a block"))?);
+        }
+        let layer = &model.layers[before / BLOCKS_PER_LAYER];
+        let post = layer.post_norm(before % BLOCKS_PER_LAYER).map(device_norm);
+        Ok(Pending { block: buffers.block, post })
+    }
+
+    /// Logits; on a stage that makes none, the whole stream.
+    fn end(&self, launches: &mut Vec<Launch>) -> Result<(), StepError> {
+        let rows = 0..self.plan.logit_rows.min(self.model.logit_rows_max);
+        if self.model.head.is_none() {
+            let pending = self.pending(BLOCKS_PER_LAYER * self.model.layers.len(), launches)?;
+            launches.push(self.read_stream(pending, None, DevicePointer::NULL)?);
+        } else if !rows.is_empty() {
+            self.logits(rows, launches)?;
+        }
         Ok(())
     }
 
@@ -164,7 +228,7 @@ impl Step<'_> {
         launches: &mut Vec<Launch>,
     ) -> Result<(), StepError> {
         let (model, buffers) = (self.model, &self.model.buffers);
-        let attends = &model.config.attention;
+        let shape = model.attention_shape(layer.window);
         let pre = layer.attention_norm.as_ref().map(device_norm);
         launches.push(self.read_stream(pending, pre, buffers.normed)?);
         self.project(&layer.input, buffers.normed, buffers.projected, launches)
@@ -173,9 +237,9 @@ impl Step<'_> {
         let turned = rope_kv(&RopeKvTask {
             element: model.element,
             rows: self.plan.tokens,
-            heads: attends.heads,
-            kv_heads: attends.kv_heads,
-            head_dim: attends.head_dim,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
             input: buffers.projected,
             positions: self.input(self.places.positions),
             slots: self.input(self.places.slots),
@@ -187,33 +251,28 @@ impl Step<'_> {
             values,
         });
         launches.push(turned.map_err(op("the keys and values"))?);
-        let shape = AttentionShape {
-            heads: attends.heads,
-            kv_heads: attends.kv_heads,
-            head_dim: attends.head_dim,
-            scale: attends.scale,
-            window: layer.window,
-            softcap: attends.softcap,
-        };
-        self.attend(&shape, (keys, values), launches).map_err(op("attention"))?;
-        self.project(&layer.output, buffers.block_input, buffers.block, launches)
-            .map_err(op("the sum of a block"))
+        self.attend(&shape, layer, (keys, values), launches).map_err(op("attention"))?;
+        self.close(&layer.output, launches)
     }
 
+    /// Attention of this rank's heads, as the last projection reads it.
     fn attend(
         &self,
         shape: &AttentionShape,
+        layer: &DeviceLayer,
         (keys, values): (DevicePointer, DevicePointer),
         launches: &mut Vec<Launch>,
     ) -> Result<(), ShapeError> {
         let buffers = &self.model.buffers;
+        let (width, columns) = (shape.heads * shape.head_dim, DeviceModel::output_columns(layer));
+        let is_widened = width < columns;
         let task = AttentionTask {
             element: self.model.element,
             shape,
             queries: buffers.queries,
             keys,
             values,
-            output: buffers.block_input,
+            output: if is_widened { buffers.projected } else { buffers.block_input },
             spans: self.input(self.places.decodes),
             tables: self.input(self.places.tables),
             count: self.plan.decodes,
@@ -232,25 +291,31 @@ impl Step<'_> {
                 ..task
             })?);
         }
+        if is_widened {
+            launches.push(widen_heads(&WidenTask {
+                rows: self.plan.tokens,
+                width,
+                lead: layer.output_lead,
+                columns,
+                input: buffers.projected,
+                output: buffers.block_input,
+            })?);
+        }
         Ok(())
     }
 
-    /// The second block of a layer; what it returns is not in the stream yet.
     fn feed_forward(
         &self,
         layer: &DeviceLayer,
+        pending: Pending,
         launches: &mut Vec<Launch>,
-    ) -> Result<Pending, StepError> {
+    ) -> Result<(), StepError> {
         let (model, buffers) = (self.model, &self.model.buffers);
-        let attended = Pending {
-            block: buffers.block,
-            post: layer.attention_post_norm.as_ref().map(device_norm),
-        };
         // In parallel both blocks read what the first one read.
         let reads_stream = layer.feed_forward_norm.is_some() || layer.attention_norm.is_none();
         let output = if reads_stream { buffers.normed } else { DevicePointer::NULL };
         let pre = layer.feed_forward_norm.as_ref().map(device_norm);
-        launches.push(self.read_stream(attended, pre, output)?);
+        launches.push(self.read_stream(pending, pre, output)?);
         self.project(&layer.up, buffers.normed, buffers.projected, launches)
             .map_err(op("gate and up"))?;
         let feed_forward = &model.config.feed_forward;
@@ -259,29 +324,34 @@ impl Step<'_> {
             kind: feed_forward.activation,
             is_gated: feed_forward.gated,
             rows: self.plan.tokens,
-            width: feed_forward.width,
+            width: model.cut.width.len(),
             input: buffers.projected,
             output: buffers.block_input,
         });
         launches.push(gated.map_err(op("the activation"))?);
-        self.project(&layer.down, buffers.block_input, buffers.block, launches)
-            .map_err(op("the sum of a block"))?;
-        Ok(self.fed_forward(layer))
+        self.close(&layer.down, launches)
     }
 
-    /// What the second block of a layer returned.
-    fn fed_forward(&self, layer: &DeviceLayer) -> Pending {
-        let post = layer.feed_forward_post_norm.as_ref().map(device_norm);
-        Pending { block: self.model.buffers.block, post }
-    }
-
-    fn logits(
+    /// A block's last projection, beside the stream: its result, or this rank's part of it.
+    fn close(
         &self,
-        pending: Pending,
-        rows: Range<usize>,
+        projection: &Projection<DeviceWeight, DevicePointer>,
         launches: &mut Vec<Launch>,
     ) -> Result<(), StepError> {
+        let Buffers { block_input, block, partial, .. } = self.model.buffers;
+        let (kind, output) = match self.model.tensor_ranks() {
+            1 => (LinearOutput::Element, block),
+            _ => (LinearOutput::F32, partial),
+        };
+        let weights = Weights::of(projection, kind);
+        self.multiply(&weights, self.plan.tokens, (block_input, output), launches)
+            .map_err(op("the sum of a block"))
+    }
+
+    fn logits(&self, rows: Range<usize>, launches: &mut Vec<Launch>) -> Result<(), StepError> {
         let (model, buffers) = (self.model, &self.model.buffers);
+        let head = model.head.as_ref().expect("the last stage has a head");
+        let pending = self.pending(BLOCKS_PER_LAYER * model.layers.len(), launches)?;
         let picked = residual_norm(&ResidualNormTask {
             element: model.element,
             rows: rows.len(),
@@ -291,22 +361,19 @@ impl Step<'_> {
             post: pending.post,
             factor: model.config.multipliers.residual,
             pick: self.input(self.places.picks + rows.start),
-            pre: Some(device_norm(&model.head.norm)),
+            pre: Some(device_norm(&head.norm)),
             output: buffers.normed,
         });
         launches.push(picked.map_err(op("the last norm"))?);
-        let weights = Weights {
-            matrices: &model.head.weight,
-            bias: DevicePointer::NULL,
-            kind: LinearOutput::F32,
-        };
+        let weights =
+            Weights { matrices: &head.weight, bias: DevicePointer::NULL, kind: LinearOutput::F32 };
         self.multiply(&weights, rows.len(), (buffers.normed, buffers.logits), launches)
             .map_err(op("logits"))?;
         let (factor, cap) = (model.config.multipliers.logit, model.config.final_softcap);
         if factor != 1.0 || cap.is_some() {
             let scaled = cap_logits(&CapLogitsTask {
                 rows: rows.len(),
-                vocabulary: model.config.vocabulary,
+                vocabulary: model.cut.vocabulary.len(),
                 multiplier: factor,
                 cap: cap.unwrap_or(0.0),
                 logits: buffers.logits,
@@ -323,11 +390,7 @@ impl Step<'_> {
         output: DevicePointer,
         launches: &mut Vec<Launch>,
     ) -> Result<(), ShapeError> {
-        let weights = Weights {
-            matrices: &projection.weight,
-            bias: projection.bias.unwrap_or(DevicePointer::NULL),
-            kind: LinearOutput::Element,
-        };
+        let weights = Weights::of(projection, LinearOutput::Element);
         self.multiply(&weights, self.plan.tokens, (input, output), launches)
     }
 
@@ -371,6 +434,13 @@ struct Weights<'a> {
     matrices: &'a [DeviceMatrix],
     bias: DevicePointer,
     kind: LinearOutput,
+}
+
+impl<'a> Weights<'a> {
+    fn of(projection: &'a Projection<DeviceWeight, DevicePointer>, kind: LinearOutput) -> Self {
+        let bias = projection.bias.unwrap_or(DevicePointer::NULL);
+        Self { matrices: &projection.weight, bias, kind }
+    }
 }
 
 fn device_norm(norm: &Norm<DevicePointer>) -> DeviceNorm {

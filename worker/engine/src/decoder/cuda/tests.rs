@@ -1,6 +1,7 @@
 //! The decoder on the host shim against the decoder on the processor, over every block that a
 //! configuration can ask for.
 
+mod ranks;
 mod sampling;
 #[allow(missing_docs, unsafe_code, unreachable_pub, dead_code)]
 #[path = "../../../../kernels/tests/agreement/shim.rs"]
@@ -48,7 +49,14 @@ fn on_the_shim_with(
         CudaLimits { element, max_batch_tokens: 32, max_sequences, max_context_tokens: 64 };
     let tensors = tiny::mapped(&tiny::tensors(config, 7));
     let source = Source { config, names: &crate::config::GGUF, tensors: &tensors };
-    let model = CudaModel::of_source(&source, device, &tiny::pool(), limits, &mut |_| ());
+    let model = CudaModel::of_source(
+        &source,
+        Shard::whole(config),
+        device,
+        &tiny::pool(),
+        limits,
+        &mut |_| (),
+    );
     model.unwrap().with_kv_blocks(blocks).unwrap()
 }
 
@@ -71,19 +79,24 @@ fn check(what: &str, change: impl Fn(&mut ModelConfig)) {
     check_in(Element::F16, GROWTH, what, change);
 }
 
+/// How far apart two lots of logits are, as part of their size.
+fn relative(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let (mut wrong, mut size) = (0.0, 0.0);
+    for (found, expected) in found.iter().zip(expected) {
+        wrong += f64::from(found - expected).powi(2);
+        size += f64::from(*expected).powi(2);
+    }
+    (wrong / size).sqrt()
+}
+
 /// Whether both agree to `growth` roundings to `element`.
 fn check_in(element: Element, growth: f64, what: &str, change: impl Fn(&mut ModelConfig)) {
     let mut config = tiny::config();
     change(&mut config);
     let expected = logits(&mut on_the_processor(&config));
     let found = logits(&mut on_the_shim(&config, element));
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let (mut wrong, mut size) = (0.0, 0.0);
-    for (found, expected) in found.iter().zip(&expected) {
-        wrong += f64::from(found - expected).powi(2);
-        size += f64::from(*expected).powi(2);
-    }
-    let relative = (wrong / size).sqrt();
+    let relative = relative(&found, &expected);
     let bound = growth * element.epsilon();
     assert!(relative < bound, "{what} in {}: off by {relative} of {bound}", element.name());
 }
@@ -151,7 +164,8 @@ fn a_device_that_is_too_small_says_for_what() {
     };
     let load = |bytes| {
         let device = Box::new(shim::Shim::start().unwrap().with_memory(bytes));
-        CudaModel::of_source(&source, device, &tiny::pool(), limits, &mut |_| ())
+        let whole = Shard::whole(&config);
+        CudaModel::of_source(&source, whole, device, &tiny::pool(), limits, &mut |_| ())
     };
     let mut of_weights = String::new();
     let refused = load(20_000).err().unwrap();

@@ -14,18 +14,21 @@
 //! What cannot be is refused at rank 0 before anybody hears of it. After that a failure on any rank
 //! parts them all: whoever fails tells the others, and none of their values is used again.
 
+mod groups;
 mod micro;
 mod plan;
 
 use std::error::Error;
+use std::mem;
 use std::ops::Range;
 
-use naru_kernels::{KvPool, ShapeError};
+use naru_kernels::cuda::Device;
 use thiserror::Error as ThisError;
 
 pub use plan::PlanError;
 
-use super::{Collective, CollectiveError, Decoder, LinkTime, StepError};
+use super::{Collective, CollectiveError, LinkTime, Shard, StepError};
+use crate::config::ModelConfig;
 use crate::engine::{Batch, Forward};
 use plan::{Plan, PlanReader, PlanWriter};
 
@@ -33,10 +36,42 @@ use plan::{Plan, PlanReader, PlanWriter};
 /// by beginning earlier.
 const PIECE_TOKENS_MIN: usize = 32;
 
+/// The part of a model that one rank holds, with its keys and values, on whatever computes it.
+pub trait RankDecoder: Send {
+    /// The whole model's configuration.
+    fn config(&self) -> &ModelConfig;
+
+    /// The part of it that is here.
+    fn shard(&self) -> &Shard;
+
+    /// Columns of the logits that `rank`, one of the last stage, makes.
+    fn vocabulary_part_of(&self, rank: usize) -> Range<usize>;
+
+    /// Whether [`compute`](Self::compute) can compute this, whole or in pieces. Errors: why not.
+    fn check(&self, batch: &Batch) -> Result<(), StepError>;
+
+    /// Computes `piece` together with the other ranks, writes keys and values of each token into
+    /// its span's blocks, and returns logits `[logit_rows, vocabulary_part]`; on a stage that is
+    /// not the last, none. Errors: a piece that cannot be, or the other ranks are gone; its tokens
+    /// then count as not computed.
+    fn compute(
+        &mut self,
+        piece: &Batch,
+        collective: &mut dyn Collective,
+    ) -> Result<&[f32], StepError>;
+
+    /// Takes the logits of the last piece, and leaves `values` to be written over by the next.
+    fn take_logits(&mut self, values: &mut Vec<f32>);
+
+    /// The device that computes, if it is one.
+    fn device(&mut self) -> Option<&mut dyn Device> {
+        None
+    }
+}
+
 /// Rank 0 of a replica of several: what an engine drives.
 pub struct ShardedDecoder {
-    decoder: Decoder,
-    kv: KvPool,
+    decoder: Box<dyn RankDecoder>,
     collective: Box<dyn Collective>,
     piece_tokens_min: usize,
     plans: PlanWriter,
@@ -46,6 +81,8 @@ pub struct ShardedDecoder {
     /// `[logit_rows, vocabulary]`.
     logits: Vec<f32>,
     has_parted: bool,
+    /// The ranks have met and not computed anything yet.
+    is_new: bool,
     link_time: LinkTime,
 }
 
@@ -75,18 +112,12 @@ impl RankError {
 }
 
 impl ShardedDecoder {
-    /// `decoder`, which must hold the shard of rank 0, with `blocks` blocks of keys and values;
-    /// every other rank must have as many. Errors: no memory for them.
-    pub fn new(
-        decoder: Decoder,
-        blocks: usize,
-        collective: Box<dyn Collective>,
-    ) -> Result<Self, ShapeError> {
+    /// `decoder`, which must hold the shard of rank 0; every other rank must have as many blocks of
+    /// keys and values.
+    pub fn new(decoder: Box<dyn RankDecoder>, collective: Box<dyn Collective>) -> Self {
         assert_eq!(decoder.shard().rank(), 0, "the engine is at rank 0");
-        let kv = decoder.new_kv_pool(blocks)?;
-        Ok(Self {
+        Self {
             decoder,
-            kv,
             collective,
             piece_tokens_min: PIECE_TOKENS_MIN,
             plans: PlanWriter::default(),
@@ -94,8 +125,9 @@ impl ShardedDecoder {
             part: Vec::new(),
             logits: Vec::new(),
             has_parted: false,
+            is_new: true,
             link_time: LinkTime::default(),
-        })
+        }
     }
 
     /// Meets the other ranks again, who have parted, over new connections. Keys and values that the
@@ -103,7 +135,7 @@ impl ShardedDecoder {
     pub fn rejoin(&mut self, collective: Box<dyn Collective>) {
         self.collective = collective;
         self.plans = PlanWriter::default();
-        self.has_parted = false;
+        (self.has_parted, self.is_new) = (false, true);
     }
 
     /// With another least number of tokens in a piece of a step, at least 1.
@@ -119,8 +151,8 @@ impl ShardedDecoder {
     }
 
     /// The part of the model at rank 0.
-    pub fn decoder(&self) -> &Decoder {
-        &self.decoder
+    pub fn decoder(&self) -> &dyn RankDecoder {
+        self.decoder.as_ref()
     }
 
     /// Computes `batch` with the other ranks; returns the logits, `[logit_rows, vocabulary]`.
@@ -131,7 +163,7 @@ impl ShardedDecoder {
         if self.has_parted {
             return Err(StepError::Parted);
         }
-        self.decoder.check(batch, &self.kv)?;
+        self.decoder.check(batch)?;
         if batch.tokens.is_empty() {
             return Ok(&self.logits);
         }
@@ -152,15 +184,21 @@ impl ShardedDecoder {
 
     /// Everything after the plan is written; an error parts the ranks.
     fn compute(&mut self, batch: &Batch, ends: &[usize]) -> Result<(), StepError> {
-        let Self { decoder, kv, collective, message, part, logits, .. } = self;
+        let Self { decoder, collective, message, part, logits, .. } = self;
+        if mem::take(&mut self.is_new)
+            && let Some(names) = groups::ask(decoder.as_mut(), collective.as_mut())?
+        {
+            collective.broadcast(&PlanWriter::groups(&names))?;
+            groups::join(decoder.as_mut(), &names)?;
+        }
         collective.broadcast(message)?;
         let vocabulary = decoder.config().vocabulary;
         logits.resize(batch.logit_rows.len() * vocabulary, 0.0);
-        let columns = decoder.vocabulary_part();
+        let columns = decoder.vocabulary_part_of(0);
         let (mut first, mut rows_of_pieces) = (0, Vec::with_capacity(ends.len()));
         for piece in micro::pieces(batch, ends) {
             let rows = first..first + piece.logit_rows.len();
-            let mine = decoder.forward(&piece, kv, collective.as_mut())?;
+            let mine = decoder.compute(&piece, collective.as_mut())?;
             let out = &mut logits[rows.start * vocabulary..rows.end * vocabulary];
             place(mine, out, vocabulary, columns.clone());
             first = rows.end;
@@ -220,15 +258,14 @@ impl Drop for ShardedDecoder {
 }
 
 /// Computes what rank 0 plans on any other rank, until rank 0 ends; `after_step` is told what each
-/// step's meetings took. `kv` must have as many blocks as rank 0's. Errors: the ranks have parted,
-/// and the others were told if the cause was here.
+/// step's meetings took. `decoder` must have as many blocks of keys and values as rank 0's. Errors:
+/// the ranks have parted, and the others were told if the cause was here.
 pub fn serve_rank(
-    decoder: &mut Decoder,
-    kv: &mut KvPool,
+    decoder: &mut dyn RankDecoder,
     collective: &mut dyn Collective,
     after_step: &mut dyn FnMut(LinkTime),
 ) -> Result<(), RankError> {
-    let served = serve(decoder, kv, collective, after_step);
+    let served = serve(decoder, collective, after_step);
     if let Err(error) = &served {
         let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
         collective.abort(&format!("{error}{cause}"));
@@ -243,6 +280,7 @@ pub fn read_plans<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Result<us
     for message in messages {
         match plans.read(message)? {
             Plan::Step { .. } => steps += 1,
+            Plan::Groups { .. } => {}
             Plan::Stop => break,
         }
     }
@@ -250,20 +288,25 @@ pub fn read_plans<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Result<us
 }
 
 fn serve(
-    decoder: &mut Decoder,
-    kv: &mut KvPool,
+    decoder: &mut dyn RankDecoder,
     collective: &mut dyn Collective,
     after_step: &mut dyn FnMut(LinkTime),
 ) -> Result<(), RankError> {
     let (mut plans, mut message, mut part) = (PlanReader::default(), Vec::new(), Vec::new());
     let makes_logits = decoder.shard().is_last_stage();
+    groups::answer(decoder, collective).map_err(RankError::Step)?;
     loop {
         collective.receive_broadcast(&mut message)?;
-        let Plan::Step { batch, ends } = plans.read(&message).map_err(RankError::Plan)? else {
-            return Ok(());
+        let (batch, ends) = match plans.read(&message).map_err(RankError::Plan)? {
+            Plan::Stop => return Ok(()),
+            Plan::Groups { names } => {
+                groups::join(decoder, &names).map_err(RankError::Step)?;
+                continue;
+            }
+            Plan::Step { batch, ends } => (batch, ends),
         };
         for piece in micro::pieces(&batch, &ends) {
-            decoder.forward(&piece, kv, collective).map_err(RankError::Step)?;
+            decoder.compute(&piece, collective).map_err(RankError::Step)?;
             if makes_logits {
                 decoder.take_logits(&mut part);
                 collective.send(0, &mut part)?;

@@ -15,6 +15,7 @@ mod tests;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use naru_kernels::cuda::GroupId;
 use thiserror::Error;
 
 use crate::engine::{Batch, Span};
@@ -22,6 +23,7 @@ use crate::engine::{Batch, Span};
 const VERSION: u8 = 1;
 const STEP: u8 = 0;
 const STOP: u8 = 1;
+const GROUPS: u8 = 2;
 /// Bytes of a message: 16 Mi words hold a thousand whole tables of sequences of 128 Ki tokens.
 const BYTES_MAX: usize = 64 << 20;
 /// Blocks of all tables of a step together.
@@ -35,6 +37,8 @@ const SPAN_WORDS: usize = 4;
 pub(super) enum Plan {
     /// Compute this, in pieces of whole tokens that end there.
     Step { batch: Batch, ends: Vec<usize> },
+    /// Devices join groups of these names, or none.
+    Groups { names: Vec<u8> },
     /// There is nothing more to do.
     Stop,
 }
@@ -133,6 +137,11 @@ impl PlanWriter {
         Ok(())
     }
 
+    /// The message that names groups. It is told before the first step, and has no serial number.
+    pub(super) fn groups(names: &[u8]) -> Vec<u8> {
+        [&[b'n', b'p', VERSION, GROUPS], names].concat()
+    }
+
     /// Replaces `message` by the end of all steps.
     pub(super) fn stop(message: &mut Vec<u8>) {
         message.clear();
@@ -154,6 +163,10 @@ impl PlanReader {
         let (header, body) = message.split_at(HEADER_BYTES.min(message.len()));
         match header {
             [b'n', b'p', VERSION, STOP] if body.is_empty() => return Ok(Plan::Stop),
+            [b'n', b'p', VERSION, GROUPS] => {
+                malformed(!body.len().is_multiple_of(GroupId::BYTES), "a part of a name")?;
+                return Ok(Plan::Groups { names: body.to_vec() });
+            }
             [b'n', b'p', VERSION, STEP] => {}
             _ => return Err(PlanError::Header { found: header.to_vec() }),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use naru_kernels::DType;
 
-use super::ranks::{Replica, worst};
+use super::ranks::{Replica, local, worst};
 use super::{TOKENS, tiny, whole};
 use crate::config::{GGUF, ModelConfig};
 use crate::decoder::load::{self, Source};
@@ -47,7 +47,7 @@ fn blocks(dtype: DType, count: usize) -> Vec<u8> {
 }
 
 /// The model of `map` with its last projections in `output` and `down`.
-fn mapped(map: &tiny::TensorMap, output: DType, down: DType) -> Tensors {
+pub(crate) fn mapped(map: &tiny::TensorMap, output: DType, down: DType) -> Tensors {
     let mut writer = GgufWriter::new();
     for (name, (shape, values)) in map {
         let format = match name {
@@ -74,7 +74,7 @@ fn mapped(map: &tiny::TensorMap, output: DType, down: DType) -> Tensors {
 }
 
 /// Heads of one block of 256 columns together, and three such blocks of feed-forward columns.
-fn config() -> ModelConfig {
+pub(crate) fn config() -> ModelConfig {
     let mut config = tiny::config();
     (config.attention.head_dim, config.attention.scale) = (64, 0.125);
     config.layers.iter_mut().filter_map(|l| l.rope.as_mut()).for_each(|r| r.rotary_dim = 64);
@@ -100,7 +100,7 @@ fn check(what: &str, config: &ModelConfig, (output, down): (DType, DType), tenso
         let mut one: Decoder = load(Shard::whole(config));
         let mut kv = one.new_kv_pool(3).unwrap();
         let expected = one.forward(&whole(&TOKENS), &mut kv, &mut SingleRank).unwrap();
-        let mut replica = Replica::of(config, (tensor, 1), &load);
+        let mut replica = Replica::of(config, (tensor, 1), &|shard| local(load(shard)));
         let found = replica.logits(&whole(&TOKENS));
         assert!(replica.end().iter().all(Result::is_ok));
         let worst = worst(&found, expected);

@@ -1,5 +1,5 @@
-mod cuts;
-mod ranks;
+pub(crate) mod cuts;
+pub(crate) mod ranks;
 mod reference;
 pub(crate) mod tiny;
 

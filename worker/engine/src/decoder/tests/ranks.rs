@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{TOKENS, ready, tiny, whole};
 use crate::config::{ModelConfig, NormPlacement};
 use crate::decoder::{
-    Clock, Collective, Decoder, LoadError, Parallelism, RankError, Shard, ShardError,
-    ShardedDecoder, SingleRank, StepError, ThreadCollective, serve_rank,
+    Clock, Collective, Decoder, LoadError, LocalDecoder, Parallelism, RankDecoder, RankError,
+    Shard, ShardError, ShardedDecoder, SingleRank, StepError, ThreadCollective, serve_rank,
 };
 use crate::engine::{Batch, Forward, Span};
 
@@ -17,8 +17,13 @@ fn clock() -> Clock {
     Arc::new(|| Duration::ZERO)
 }
 
+/// A rank on the processor, with three blocks.
+pub(super) fn local(decoder: Decoder) -> Box<dyn RankDecoder> {
+    Box::new(LocalDecoder::new(decoder, 3).unwrap())
+}
+
 /// Rank 0 of a replica whose other ranks are threads.
-pub(super) struct Replica {
+pub(crate) struct Replica {
     first: Option<ShardedDecoder>,
     others: Vec<JoinHandle<Result<(), RankError>>>,
 }
@@ -26,15 +31,14 @@ pub(super) struct Replica {
 impl Replica {
     fn start(config: &ModelConfig, tensors: &tiny::TensorMap, parallelism: (usize, usize)) -> Self {
         let tensors = tiny::mapped(tensors);
-        let load = |shard| tiny::load(config, &tensors, shard).unwrap();
-        Self::of(config, parallelism, &load)
+        Self::of(config, parallelism, &|shard| local(tiny::load(config, &tensors, shard).unwrap()))
     }
 
     /// Of ranks that `load` loads.
-    pub(super) fn of(
+    pub(crate) fn of(
         config: &ModelConfig,
         (tensor, pipeline): (usize, usize),
-        load: &dyn Fn(Shard) -> Decoder,
+        load: &dyn Fn(Shard) -> Box<dyn RankDecoder>,
     ) -> Self {
         let parallelism = Parallelism::new(tensor, pipeline).unwrap();
         let mut ranks = ThreadCollective::group(parallelism, &clock()).into_iter().map(|link| {
@@ -42,23 +46,20 @@ impl Replica {
             (load(shard), link)
         });
         let (decoder, link) = ranks.next().unwrap();
-        let first = ShardedDecoder::new(decoder, 3, Box::new(link)).unwrap();
+        let first = ShardedDecoder::new(decoder, Box::new(link));
         let others = ranks.map(|(mut decoder, mut link)| {
-            thread::spawn(move || {
-                let mut kv = decoder.new_kv_pool(3).unwrap();
-                serve_rank(&mut decoder, &mut kv, &mut link, &mut |_| ())
-            })
+            thread::spawn(move || serve_rank(decoder.as_mut(), &mut link, &mut |_| ()))
         });
         let others = others.collect();
         // Pieces so small that every stage has several of them.
         Self { first: Some(first.with_piece_tokens_min(4)), others }
     }
 
-    pub(super) fn logits(&mut self, batch: &Batch) -> Vec<f32> {
+    pub(crate) fn logits(&mut self, batch: &Batch) -> Vec<f32> {
         self.first.as_mut().unwrap().forward(batch).unwrap().to_vec()
     }
 
-    pub(super) fn end(mut self) -> Vec<Result<(), RankError>> {
+    pub(crate) fn end(mut self) -> Vec<Result<(), RankError>> {
         drop(self.first.take());
         self.others.drain(..).map(|other| other.join().unwrap()).collect()
     }
@@ -178,15 +179,12 @@ fn a_rank_that_fails_parts_them_all() {
             let shard = Shard::of(&config, parallelism, rank).unwrap();
             tiny::load(&config, &tensors, shard).unwrap()
         };
-        let mut first = ShardedDecoder::new(load(0), 3, Box::new(links.next().unwrap())).unwrap();
+        let mut first = ShardedDecoder::new(local(load(0)), Box::new(links.next().unwrap()));
         let others: Vec<_> = links
             .map(|mut link| {
-                let mut decoder = load(link.rank());
-                thread::spawn(move || {
-                    let blocks = if link.rank() == failing { 2 } else { 3 };
-                    let mut kv = decoder.new_kv_pool(blocks).unwrap();
-                    serve_rank(&mut decoder, &mut kv, &mut link, &mut |_| ())
-                })
+                let blocks = if link.rank() == failing { 2 } else { 3 };
+                let mut decoder = LocalDecoder::new(load(link.rank()), blocks).unwrap();
+                thread::spawn(move || serve_rank(&mut decoder, &mut link, &mut |_| ()))
             })
             .collect();
         let error = first.forward(&whole(&TOKENS)).unwrap_err();
@@ -219,7 +217,7 @@ fn a_rank_that_is_gone_is_an_error_at_the_next_step() {
         let tensors = tiny::mapped(&tiny::tensors(&config, 5));
         let decoder = tiny::load(&config, &tensors, shard).unwrap();
         let gone = links.pop().unwrap();
-        let mut first = ShardedDecoder::new(decoder, 3, Box::new(links.pop().unwrap())).unwrap();
+        let mut first = ShardedDecoder::new(local(decoder), Box::new(links.pop().unwrap()));
         let panics = thread::spawn(move || {
             let _held = gone;
             panic!("as a test");

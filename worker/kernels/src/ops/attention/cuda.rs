@@ -14,6 +14,9 @@ const TILE_HEADS: usize = 16;
 const DECODE_THREADS: u32 = 128;
 const COMBINE_THREADS: u32 = 256;
 const PREFILL_THREADS: u32 = 128;
+const WIDEN_THREADS: u32 = 128;
+/// Values of a vector.
+const VECTOR: usize = 8;
 /// Blocks of decoding that a large device has room for at once: 132 multiprocessors with two each.
 const DECODE_BLOCKS: usize = 264;
 /// Keys in a split: not fewer, as the kernel knows too, for each costs a pass over its result; nor
@@ -116,6 +119,51 @@ pub fn prefill_attention(task: &AttentionTask<'_>) -> Result<Launch, ShapeError>
         // The queries, and keys and values twice: one tile is copied while another is used.
         shared_bytes: (rows + 4 * keys) * dim * Element::BYTES as u32,
         arguments: arguments(task, &heads, &[]),
+        product: None,
+    })
+}
+
+/// Heads to be put among columns that are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WidenTask {
+    /// Rows of both.
+    pub rows: usize,
+    /// Values of a row of heads, a multiple of 8.
+    pub width: usize,
+    /// Columns in front of the heads, a multiple of 8.
+    pub lead: usize,
+    /// Columns in all, a multiple of 8.
+    pub columns: usize,
+    /// Element `[rows, width]`, at a multiple of 16 bytes.
+    pub input: DevicePointer,
+    /// Element `[rows, columns]`, likewise.
+    pub output: DevicePointer,
+}
+
+/// The launch that widens rows of heads. Errors: sizes that are not whole vectors; heads that end
+/// behind the columns; more rows than a grid has.
+pub fn widen_heads(task: &WidenTask) -> Result<Launch, ShapeError> {
+    let vectors = |what, values| {
+        shape::multiple(OP, what, VECTOR, values)?;
+        shape::to_u32(OP, what, values / VECTOR)
+    };
+    shape::at_most(OP, "columns of heads", task.columns, task.lead.saturating_add(task.width))?;
+    let columns = vectors("columns", task.columns)?;
+    let width = vectors("values of heads", task.width)?;
+    let lead = vectors("columns in front", task.lead)?;
+    Ok(Launch {
+        op: OP,
+        kernel: "attention_widen",
+        grid: [columns.div_ceil(WIDEN_THREADS), shape::grid_rows(OP, "rows", task.rows)?, 1],
+        block: [WIDEN_THREADS, 1, 1],
+        shared_bytes: 0,
+        arguments: vec![
+            task.input.into(),
+            task.output.into(),
+            width.into(),
+            columns.into(),
+            lead.into(),
+        ],
         product: None,
     })
 }
@@ -255,6 +303,22 @@ mod tests {
             assert!(prefill_attention(&task(&shape, 1, 1)).is_err());
         }
         assert!(decode_attention(&task(&SHAPE, 1 << 16, 1)).is_err());
+    }
+
+    #[test]
+    fn heads_are_widened_by_whole_vectors() {
+        let (input, output) = (DevicePointer(64), DevicePointer(128));
+        let task = WidenTask { rows: 3, width: 64, lead: 192, columns: 256, input, output };
+        assert_eq!(widen_heads(&task).unwrap().grid, [1, 3, 1]);
+        for wrong in [
+            WidenTask { lead: 4, ..task },
+            WidenTask { lead: 200, ..task },
+            WidenTask { width: 60, ..task },
+            WidenTask { columns: 260, ..task },
+            WidenTask { rows: 1 << 16, ..task },
+        ] {
+            assert!(widen_heads(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -10,9 +10,9 @@ const THREADS: u32 = 128;
 /// The tokens of a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmbedTask {
-    /// `[vocabulary, columns]`.
+    /// `[vocabulary, columns]`, or some of its rows.
     pub table: DeviceMatrix,
-    /// u32 `[rows]`, each below the table's rows.
+    /// u32 `[rows]`, counted from the table's first row; one without a row there becomes zeros.
     pub tokens: DevicePointer,
     /// Tokens.
     pub rows: usize,
@@ -29,6 +29,7 @@ pub fn embed(task: &EmbedTask) -> Result<Launch, ShapeError> {
     let stride = checked_row_bytes(OP, table.format, table.columns)?;
     let stride = shape::to_u32(OP, "bytes of a row", stride)?;
     let columns = shape::to_u32(OP, "columns", table.columns)?;
+    let held = shape::to_u32(OP, "rows of the table", table.rows)?;
     let (kernel, unit) = kernel(table.format);
     Ok(Launch {
         op: "dequantise",
@@ -40,6 +41,7 @@ pub fn embed(task: &EmbedTask) -> Result<Launch, ShapeError> {
             table.pointer.into(),
             tokens.into(),
             output.into(),
+            held.into(),
             columns.into(),
             stride.into(),
             multiplier.into(),

@@ -1,7 +1,7 @@
 // Embed: rows of a table of weights, times a factor.
 //
-// table [vocabulary] rows of `stride` bytes as matmul/blocks.cuh has them; tokens [rows] of u32;
-// out [rows, columns] in f32. A grid of (ceil(units / 128), rows) blocks of 128 threads; a thread
+// table [held] rows of `stride` bytes as matmul/blocks.cuh has them; tokens [rows] of u32; out
+// [rows, columns] in f32, zeros where a token has no row: another device holds it. A grid of (ceil(units / 128), rows) blocks of 128 threads; a thread
 // decodes one unit of a row, 8 to 32 values.
 // Bytes: rows * (a row of the table + 4 * columns). FLOP: a product a value.
 #include "kernel.cuh"
@@ -12,11 +12,13 @@ namespace naru {
 
 template <typename Format>
 __device__ __forceinline__ void embed(const unsigned char* table, const unsigned* tokens,
-                                      float* out, unsigned columns, unsigned stride,
-                                      float multiplier) {
+                                      float* out, unsigned held, unsigned columns,
+                                      unsigned stride, float multiplier) {
   const unsigned first = (blockIdx.x * blockDim.x + threadIdx.x) * Format::kValues;
   if (first >= columns) return;
-  const unsigned char* row = table + size_t(tokens[blockIdx.y]) * stride;
+  const unsigned token = tokens[blockIdx.y];
+  const bool is_here = token < held;
+  const unsigned char* row = table + size_t(is_here ? token : 0) * stride;
   float* values = out + size_t(blockIdx.y) * columns;
   const auto unit = Format::read(row, columns, first / Format::kValues);
 #pragma unroll
@@ -24,7 +26,9 @@ __device__ __forceinline__ void embed(const unsigned char* table, const unsigned
     const Octet octet = Format::decode(unit, o);
     float scaled[8];
 #pragma unroll
-    for (unsigned i = 0; i < 8; i++) scaled[i] = octet.value[i] * octet.scale * multiplier;
+    for (unsigned i = 0; i < 8; i++) {
+      scaled[i] = is_here ? octet.value[i] * octet.scale * multiplier : 0.0f;
+    }
 #pragma unroll
     for (unsigned i = 0; i < 8; i += 4) {
       const unsigned at = first + o * 8 + i;
@@ -47,9 +51,9 @@ __device__ __forceinline__ void embed(const unsigned char* table, const unsigned
 
 #define EMBED(name, ...)                                                                         \
   extern "C" __global__ void embed_##name(const unsigned char* table, const unsigned* tokens,    \
-                                          float* out, unsigned columns, unsigned stride,         \
-                                          float multiplier) {                                    \
-    naru::embed<__VA_ARGS__>(table, tokens, out, columns, stride, multiplier);                   \
+                                          float* out, unsigned held, unsigned columns,           \
+                                          unsigned stride, float multiplier) {                   \
+    naru::embed<__VA_ARGS__>(table, tokens, out, held, columns, stride, multiplier);             \
   }                                                                                              \
   NARU_KERNEL(embed_##name)
 

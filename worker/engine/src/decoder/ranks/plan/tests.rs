@@ -128,6 +128,16 @@ proptest! {
 }
 
 #[test]
+fn groups_are_named_whole() {
+    let read = |names: &[u8]| PlanReader::default().read(&PlanWriter::groups(names));
+    for count in 0..3 {
+        let names = vec![7; count * GroupId::BYTES];
+        assert_eq!(read(&names), Ok(Plan::Groups { names: names.clone() }));
+    }
+    assert_eq!(read(&[7; 100]), Err(PlanError::Malformed { what: "a part of a name" }));
+}
+
+#[test]
 fn the_end_is_told() {
     let mut message = vec![1; 40];
     PlanWriter::stop(&mut message);
