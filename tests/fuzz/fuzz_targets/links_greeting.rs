@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
         for rank in 0..4 {
             let replica = "r".to_owned();
             let party = Party { replica, parallelism, rank, model: [7; 32], kv_blocks: 100 };
-            if let Ok(Guest::Led { rank: other, .. } | Guest::Peer { rank: other, .. }) = party.admit(&hello) {
+            let admitted = party.admit(&hello);
+            if let Ok(Guest::Led { rank: other, .. } | Guest::Peer { rank: other, .. }) = admitted {
                 assert!(other < 4 && other != rank, "a guest is one of the others");
             }
         }

@@ -8,7 +8,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes;
     let messages = std::iter::from_fn(|| {
         let (length, after) = rest.split_first_chunk()?;
-        let (message, after) = after.split_at(usize::from(u16::from_le_bytes(*length)).min(after.len()));
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (message, after) = after.split_at(length.min(after.len()));
         rest = after;
         Some(message)
     });
