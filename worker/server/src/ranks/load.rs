@@ -34,7 +34,7 @@ pub(crate) fn load(
     files: &ModelFiles,
     settings: &EngineSettings,
     seats: Vec<Seat>,
-    gpus: Vec<Box<Gpu>>,
+    gpus: Vec<Gpu>,
     tell: &mut (dyn FnMut(LoadProgress) + Send),
 ) -> anyhow::Result<(Leading, Ranks)> {
     let ranks = Arc::clone(&seats[0].settings);
@@ -70,7 +70,7 @@ fn load_parts(
     files: &ModelFiles,
     shards: Vec<Shard>,
     settings: &EngineSettings,
-    (ranks, gpus): (&RankSettings, Vec<Box<Gpu>>),
+    (ranks, gpus): (&RankSettings, Vec<Gpu>),
     tell: &mut (dyn FnMut(LoadProgress) + Send),
 ) -> anyhow::Result<Vec<Part>> {
     let progress = (vec![LoadProgress::default(); shards.len()], tell);
