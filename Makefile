@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help up test check kernels bench bench-kubernetes bench-weights soak fuzz models fixtures clients images bundle cluster cluster-down
+.PHONY: help up test check kernels bench bench-kubernetes bench-sharding bench-weights soak fuzz models fixtures clients images bundle cluster cluster-down
 
 CACHE := $(or $(NARU_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naru)
 
@@ -101,6 +101,11 @@ bench-kubernetes: models ## how long users wait on a cluster, and what COUNT=100
 	cargo build --release -p naru -p naru-worker
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
 	"$$python" tests/kubernetes/bench_kubernetes.py $(TARGET)/release --count $(or $(COUNT),1000)
+
+bench-sharding: models ## one replica as several ranks, and what joins them; docs/benchmarks/sharding.md
+	cargo build --release -p naru-worker
+	@python=$$(tests/python.sh tests tests/requirements.txt) && \
+	"$$python" tests/peers/bench_sharding.py $(TARGET)/release/naru-worker
 
 bench-weights: models ## weights fetched and loaded, beside curl and the hub's client; docs/benchmarks/weights.md
 	cargo build --release -p naru-worker

@@ -27,11 +27,20 @@ def test_the_reference_lists_every_metric_and_no_other(client, platform, worker,
         rows = reference.described(f"{simulated.ops}/metrics")
     finally:
         simulated.stop()
+    ranks = ["--pipeline=2", "--devices-per-member=2", f"--links-listen={serving.free_address(2)}", "--served-name=m"]
+    sharded = serving.Worker(tmp_path, serving.model(serving.SMOLLM2), *ranks, name="ranks").wait_ready()
+    try:
+        httpx.post(f"{sharded.address}/v1/completions", json=body | {"model": "m"}, timeout=60).raise_for_status()
+        of_ranks = reference.described(f"{sharded.ops}/metrics")
+    finally:
+        sharded.stop()
     known = reference.described(f"{worker.ops}/metrics")
+    assert set(known) <= set(of_ranks), "a worker with ranks exports what others do"
     assert set(known) <= set(rows), "a simulated worker exports what a real one does"
     parts = {
         "`naru up`": reference.described(f"{platform.ops}/metrics"),
         "`naru-worker`": known,
+        "`naru-worker` with ranks, besides those": {name: row for name, row in of_ranks.items() if name not in known},
         "`naru-worker --backend sim`, besides those": {name: row for name, row in rows.items() if name not in known},
     }
     for rows in parts.values():

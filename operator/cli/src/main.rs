@@ -1,5 +1,6 @@
 //! The one control binary: it only wires.
 
+mod bench;
 mod completions;
 mod entrance;
 mod failure;
@@ -48,6 +49,8 @@ enum Command {
     Status(status::Arguments),
     /// Make keys for tenants
     Key(key::Arguments),
+    /// Measure this machine
+    Bench(bench::Arguments),
     /// Print the custom resource definitions, ready for `kubectl apply -f -`
     Crds,
     /// Print completions for a shell
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Gateway(arguments) => gateway::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Key(arguments) => key::run(arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Crds => print_crds().map_err(Failure::Failed),
     };

@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// `NARU_WORKER`, else `naru-worker` beside this executable.
-fn find_worker() -> anyhow::Result<PathBuf> {
+pub(crate) fn find_worker() -> anyhow::Result<PathBuf> {
     let chosen = std::env::var_os("NARU_WORKER").filter(|value| !value.is_empty());
     let path = match chosen {
         Some(path) => PathBuf::from(path),

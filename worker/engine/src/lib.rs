@@ -25,7 +25,7 @@ pub use decoder::{
     Clock, Collective, CollectiveError, CudaDecoder, CudaLimits, CudaLoadError, CudaModel, Decoder,
     LinkTime, LoadError, LoadProgress, LocalDecoder, MESSAGES_MAX, Parallelism, PlanError,
     RankDecoder, RankError, Shard, ShardError, ShardedDecoder, SingleRank, Splits, StepError,
-    ThreadCollective, serve_rank,
+    ThreadCollective, read_plans, serve_rank,
 };
 pub use detokenize::{Detokenizer, HELD_BYTES_MAX};
 pub use engine::{

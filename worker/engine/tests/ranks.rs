@@ -87,15 +87,17 @@ fn logits(forward: &mut dyn Forward, tokens: &[u32]) -> Vec<f32> {
         };
         let begin = Instant::now();
         logits.extend_from_slice(forward.forward(&batch).unwrap());
-        if let Some(LinkTime { wait, link, bytes }) = forward.link_time() {
-            let step = begin.elapsed();
+        let took = begin.elapsed();
+        if let Some(spent) = forward.link_time() {
+            let LinkTime { step, wait, link, bytes } = spent;
+            let compute = spent.compute();
             println!(
-                "  {} tokens in {step:.1?}: computing {:.1?}, waiting {wait:.1?}, link {link:.1?}, \
-                 {bytes} bytes",
+                "  {} tokens in {step:.1?}: computing {compute:.1?}, waiting {wait:.1?}, \
+                 link {link:.1?}, {bytes} bytes",
                 end - start,
-                step.saturating_sub(wait + link),
             );
             assert!(wait + link > Duration::ZERO && bytes > 0, "nothing was measured");
+            assert!(step > wait + link && step <= took, "the step is not all of it");
         }
     }
     logits

@@ -278,7 +278,7 @@ fn load(
             progress.at(step.bytes_done);
         };
         let loaded = if !seats.is_empty() {
-            let loaded = ranks::load(&files, settings, seats, gpus, &mut tell);
+            let loaded = ranks::load(member, &files, settings, seats, gpus, &mut tell);
             loaded.map(|(driven, ranks)| (driven, Some(ranks)))
         } else {
             let driven = start_pool().and_then(|pool| match gpus.into_iter().next() {

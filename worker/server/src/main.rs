@@ -7,6 +7,7 @@
 //! ```
 
 mod args;
+mod bench;
 mod clock;
 mod control;
 mod cuda;
@@ -52,6 +53,9 @@ const FAILED: u8 = 1;
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == bench::COMMAND) {
+        return bench::run();
+    }
     let args = Args::parse();
     log::start();
     let plan = match Plan::new(args) {

@@ -38,7 +38,7 @@ pub use collective::{
 pub use cuda::{CudaDecoder, CudaLimits, CudaLoadError, CudaModel};
 pub use load::{LoadError, LoadProgress};
 pub use local::LocalDecoder;
-pub use ranks::{PlanError, RankDecoder, RankError, ShardedDecoder, serve_rank};
+pub use ranks::{PlanError, RankDecoder, RankError, ShardedDecoder, read_plans, serve_rank};
 pub use shard::{Parallelism, Shard, ShardError, Splits};
 
 use crate::config::ModelConfig;

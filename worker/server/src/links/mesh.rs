@@ -9,7 +9,7 @@
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use naru_engine::{Collective, CollectiveError, LinkTime, Parallelism};
 use zerocopy::IntoBytes;
@@ -34,6 +34,8 @@ pub(crate) struct Mesh {
     others: Vec<f32>,
     /// What this one has of it.
     mine: Vec<f32>,
+    /// When the plan of this step was sent, or had come.
+    began: Option<Instant>,
     spent: LinkTime,
 }
 
@@ -70,7 +72,7 @@ impl Mesh {
         let sockets = wires.iter().flatten().map(Wire::cutter).collect();
         assert!(fate.sockets.set(sockets).is_ok(), "a new fate knows of no sockets");
         let (others, mine, spent) = (Vec::new(), Vec::new(), LinkTime::default());
-        Self { rank, parallelism, wires, fate, others, mine, spent }
+        Self { rank, parallelism, wires, fate, others, mine, began: None, spent }
     }
 
     /// What can part the ranks from outside.
@@ -198,6 +200,7 @@ impl Mesh {
 
 impl Collective for Mesh {
     fn broadcast(&mut self, message: &[u8]) -> Result<(), CollectiveError> {
+        self.began = Some(Instant::now());
         self.timed(|mesh| {
             for rank in 1..mesh.parallelism.ranks() {
                 mesh.with(rank, PLANNING, |wire| wire.send(Kind::Broadcast, message))?;
@@ -211,6 +214,7 @@ impl Collective for Mesh {
         let done = self.with(0, PLANNING, |wire| wire.receive_any(Kind::Broadcast, message));
         // Until rank 0 has something to do there is nothing to wait for.
         self.spent.wait = waited;
+        self.began = Some(Instant::now());
         done
     }
 
@@ -238,6 +242,7 @@ impl Collective for Mesh {
     }
 
     fn take_link_time(&mut self) -> LinkTime {
-        std::mem::take(&mut self.spent)
+        let step = self.began.take().map_or(Duration::ZERO, |began| began.elapsed());
+        LinkTime { step, ..std::mem::take(&mut self.spent) }
     }
 }

@@ -16,6 +16,7 @@ mod meeting;
 mod mesh;
 mod message;
 mod outbox;
+mod pair;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -23,3 +24,4 @@ mod wire;
 pub(crate) use greeting::Party;
 pub(crate) use group::{Group, Lost, Report, Told, Ways};
 pub(crate) use mesh::Mesh;
+pub(crate) use pair::{Side, meet};

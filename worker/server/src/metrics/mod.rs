@@ -2,6 +2,7 @@
 
 mod gpu;
 mod process;
+mod ranks;
 mod simulation;
 mod timing;
 
@@ -17,6 +18,8 @@ use crate::sim::Meter;
 
 use gpu::Gpu;
 use process::Process;
+pub(crate) use ranks::RankSteps;
+use ranks::Ranks;
 use simulation::Simulation;
 pub(crate) use timing::Timing;
 
@@ -36,6 +39,7 @@ pub(crate) struct Metrics {
     certificate_expiry: GaugeVec,
     gpu: Gpu,
     process: Process,
+    ranks: Ranks,
     simulation: Simulation,
 }
 
@@ -214,6 +218,7 @@ impl Metrics {
             certificate_expiry: build.keep(certificate_expiry),
             gpu: Gpu::new(&build),
             process: Process::new(&build),
+            ranks: Ranks::new(&build),
             simulation: Simulation::new(&build),
             model: model.to_owned(),
             registry,
@@ -257,6 +262,11 @@ impl Metrics {
     /// Shows what the GPUs with these bus addresses say of themselves.
     pub(crate) fn watch_gpus(&self, pci_bus_ids: Vec<String>) {
         self.gpu.watch(pci_bus_ids);
+    }
+
+    /// Where the steps of `rank`, which is here, are noted.
+    pub(crate) fn rank_steps(&self, rank: usize) -> RankSteps {
+        self.ranks.of(rank)
     }
 
     /// The text that Prometheus reads.
@@ -411,7 +421,28 @@ impl Levels {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use naru_engine::LinkTime;
+
     use super::*;
+
+    #[test]
+    fn a_step_is_computing_waiting_and_the_link() {
+        let metrics = Metrics::new("m");
+        let ms = Duration::from_millis;
+        let spent = LinkTime { step: ms(10), wait: ms(3), link: ms(2), bytes: 576 };
+        metrics.rank_steps(1).observe(spent);
+        let text = metrics.render(None);
+        for line in [
+            "naru_rank_step_seconds_sum{part=\"compute\",rank=\"1\"} 0.005",
+            "naru_rank_step_seconds_sum{part=\"wait\",rank=\"1\"} 0.003",
+            "naru_rank_step_seconds_sum{part=\"link\",rank=\"1\"} 0.002",
+            "naru_rank_sent_bytes_total{rank=\"1\"} 576",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
 
     #[test]
     fn every_metric_registers_and_both_names_are_there() {

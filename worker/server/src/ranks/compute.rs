@@ -9,6 +9,7 @@ use naru_engine::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::links::{Lost, Mesh, Report};
+use crate::metrics::RankSteps;
 
 /// What computes takes from its group, and tells it.
 pub(super) struct Bench {
@@ -31,14 +32,15 @@ impl Bench {
 pub(super) struct GroupForward {
     decoder: ShardedDecoder,
     bench: Bench,
+    steps: RankSteps,
     generation: u64,
     is_apart: bool,
 }
 
 impl GroupForward {
     /// `decoder` must have been made with [`Apart`].
-    pub(super) fn new(decoder: ShardedDecoder, bench: Bench) -> Self {
-        Self { decoder, bench, generation: 0, is_apart: true }
+    pub(super) fn new(decoder: ShardedDecoder, bench: Bench, steps: RankSteps) -> Self {
+        Self { decoder, bench, steps, generation: 0, is_apart: true }
     }
 }
 
@@ -62,6 +64,7 @@ impl Forward for GroupForward {
             }
             return Err(error.into());
         }
+        self.decoder.link_time().into_iter().for_each(|spent| self.steps.observe(spent));
         Ok(self.decoder.logits())
     }
 
@@ -75,13 +78,10 @@ impl Forward for GroupForward {
 }
 
 /// What every rank but 0 runs, until its group has ended.
-pub(super) fn serve(
-    mut decoder: Box<dyn RankDecoder>,
-    bench: &Bench,
-    after_step: &mut dyn FnMut(LinkTime),
-) {
+pub(super) fn serve(mut decoder: Box<dyn RankDecoder>, bench: &Bench, steps: &RankSteps) {
     let mine = decoder.shard().rank();
     for (mut mesh, generation) in &bench.meshes {
+        let after_step = &mut |spent| steps.observe(spent);
         if let Err(error) = serve_rank(decoder.as_mut(), &mut mesh, after_step) {
             bench.report(generation, error.lost_rank().unwrap_or(mine), &error);
         }

@@ -27,10 +27,11 @@ pub(crate) struct Ranks {
 /// Rank 0's part of a model, for an engine, if rank 0 is of this member.
 pub(crate) type Leading = Option<(Box<dyn Forward>, EngineConfig)>;
 
-/// Loads the part of each rank that has one of `seats`, of which there is at least one; all at
-/// once, for each has its own threads, and its own of `gpus` if there are any. Errors: the model cannot be cut so, a part of it cannot be
-/// read, no memory for keys and values.
+/// Loads, for `member`, the part of each rank that has one of `seats`, of which there is at least
+/// one; all at once, for each has its own threads, and its own of `gpus` if there are any. Errors:
+/// the model cannot be cut so, a part of it cannot be read, no memory for keys and values.
 pub(crate) fn load(
+    member: &Member,
     files: &ModelFiles,
     settings: &EngineSettings,
     seats: Vec<Seat>,
@@ -54,12 +55,13 @@ pub(crate) fn load(
         let decoder = part.with_kv_blocks(config.kv_blocks).context("making the KV cache")?;
         let (bench, joining) = seat.take(model, config.kv_blocks);
         loaded.joining.push(joining);
+        let steps = member.metrics.rank_steps(rank);
         if rank == 0 {
             let sharded = ShardedDecoder::new(decoder, Box::new(Apart));
-            let forward = GroupForward::new(sharded, bench);
+            let forward = GroupForward::new(sharded, bench, steps);
             leading = Some((Box::new(forward) as Box<dyn Forward>, config));
         } else {
-            let run = move || serve(decoder, &bench, &mut |_| ());
+            let run = move || serve(decoder, &bench, &steps);
             loaded.running.push((rank, Box::new(run)));
         }
     }

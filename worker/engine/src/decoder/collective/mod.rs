@@ -67,9 +67,11 @@ pub trait Collective: Send {
     }
 }
 
-/// What a step's meetings with other ranks took on one rank; the rest of a step is computing.
+/// What a step's meetings with other ranks took on one rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkTime {
+    /// The whole step so far: since its plan was sent or had come.
+    pub step: Duration,
     /// Waiting for ranks that were not there yet. Waiting for a broadcast is idleness, and not in
     /// here.
     pub wait: Duration,
@@ -77,6 +79,13 @@ pub struct LinkTime {
     pub link: Duration,
     /// Bytes of values that this rank gave to others.
     pub bytes: u64,
+}
+
+impl LinkTime {
+    /// The rest of the step.
+    pub fn compute(&self) -> Duration {
+        self.step.saturating_sub(self.wait + self.link)
+    }
 }
 
 /// A rank that could not be met.

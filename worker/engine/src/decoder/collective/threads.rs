@@ -36,6 +36,8 @@ pub struct ThreadCollective {
     links: Links,
     spares: Vec<Vec<f32>>,
     clock: Clock,
+    /// When the plan of this step was sent, or had come.
+    began: Option<Duration>,
     spent: LinkTime,
 }
 
@@ -78,6 +80,7 @@ impl ThreadCollective {
             links,
             spares: Vec::new(),
             clock: Arc::clone(clock),
+            began: None,
             spent: LinkTime::default(),
         };
         Links::between(parallelism.ranks()).into_iter().enumerate().map(of_rank).collect()
@@ -113,6 +116,7 @@ impl Collective for ThreadCollective {
         if self.links.plans_out.len() + 1 < self.parallelism.ranks() {
             return Err(self.lost(self.rank, DOING));
         }
+        self.began = Some((self.clock)());
         let message: Arc<[u8]> = message.into();
         for (index, rank) in self.links.plans_out.iter().enumerate() {
             let sent = rank.try_send(Arc::clone(&message));
@@ -124,6 +128,7 @@ impl Collective for ThreadCollective {
     fn receive_broadcast(&mut self, message: &mut Vec<u8>) -> Result<(), CollectiveError> {
         let next = self.links.plans_in.as_ref().and_then(|plans| plans.recv().ok());
         let next = next.ok_or_else(|| self.lost(0, "receiving a plan"))?;
+        self.began = Some((self.clock)());
         message.clear();
         message.extend_from_slice(&next);
         Ok(())
@@ -202,7 +207,9 @@ impl Collective for ThreadCollective {
     }
 
     fn take_link_time(&mut self) -> LinkTime {
-        mem::take(&mut self.spent)
+        let now = (self.clock)();
+        let step = self.began.take().map_or(Duration::ZERO, |began| now - began);
+        LinkTime { step, ..mem::take(&mut self.spent) }
     }
 }
 

@@ -273,6 +273,20 @@ pub fn serve_rank(
     served
 }
 
+/// Reads messages as a rank reads plans, one after the other, and computes nothing; returns how many
+/// were steps. Errors: one is no plan, or not the next.
+pub fn read_plans<'a>(messages: impl IntoIterator<Item = &'a [u8]>) -> Result<usize, PlanError> {
+    let (mut plans, mut steps) = (PlanReader::default(), 0);
+    for message in messages {
+        match plans.read(message)? {
+            Plan::Step { .. } => steps += 1,
+            Plan::Groups { .. } => {}
+            Plan::Stop => break,
+        }
+    }
+    Ok(steps)
+}
+
 fn serve(
     decoder: &mut dyn RankDecoder,
     collective: &mut dyn Collective,
