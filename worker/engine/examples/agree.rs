@@ -66,7 +66,8 @@ fn main() -> Result<()> {
     let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
     let blocks = longest.div_ceil(KV_BLOCK_TOKENS);
 
-    let decoder = Decoder::load_in_floats(&files, Shard::whole(files.config()), Arc::clone(&pool))?;
+    let whole = Shard::whole(files.config());
+    let decoder = Decoder::load_in_floats(&files, whole.clone(), Arc::clone(&pool))?;
     let mut on_processor = LocalDecoder::new(decoder, blocks)?;
     let gpu = Gpu::open(0)?;
     println!("{:?}", gpu.description());
@@ -77,14 +78,7 @@ fn main() -> Result<()> {
         max_context_tokens: blocks * KV_BLOCK_TOKENS,
     };
     let begin = Instant::now();
-    let model = CudaModel::load(
-        &files,
-        Shard::whole(files.config()),
-        Box::new(gpu),
-        &pool,
-        limits,
-        &mut |_| (),
-    )?;
+    let model = CudaModel::load(&files, whole, Box::new(gpu), &pool, limits, &mut |_| ())?;
     let load_seconds = begin.elapsed().as_secs_f64();
     let gigabytes = files.weight_bytes() as f64 / 1e9;
     println!("loaded {gigabytes:.3} GB at {:.2} GB/s", gigabytes / load_seconds);

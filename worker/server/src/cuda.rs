@@ -32,8 +32,8 @@ pub(crate) fn devices(args: &Args, ranks: Option<&RankSettings>) -> anyhow::Resu
 pub(crate) fn open(
     devices: Range<u32>,
     ranks: Option<&RankSettings>,
-) -> Result<Vec<Box<Gpu>>, GpuError> {
-    let mut gpus: Vec<Box<Gpu>> = devices.map(open_one).collect::<Result<_, _>>()?;
+) -> Result<Vec<Gpu>, GpuError> {
+    let mut gpus: Vec<Gpu> = devices.map(open_one).collect::<Result<_, _>>()?;
     if !gpus.is_empty() && ranks.is_some_and(|ranks| ranks.parallelism.tensor() > 1) {
         let is_wanted = env::var(NCCL).is_ok_and(|value| value == "1");
         let library = Nccl::open();
@@ -59,8 +59,8 @@ fn way(version: Result<(u32, u32, u32), &str>, is_wanted: bool) -> String {
     }
 }
 
-fn open_one(device: u32) -> Result<Box<Gpu>, GpuError> {
-    let gpu = Box::new(Gpu::open(device as usize)?);
+fn open_one(device: u32) -> Result<Gpu, GpuError> {
+    let gpu = Gpu::open(device as usize)?;
     let about = gpu.description();
     let kernels = if about.is_compiled_ahead { "compiled ahead" } else { "compiled at start" };
     tracing::info!(

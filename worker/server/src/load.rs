@@ -130,7 +130,7 @@ pub(crate) struct Weights {
     /// They can be fetched again.
     pub(crate) is_fetched: bool,
     /// One for each rank, or for a replica alone; without any this processor computes.
-    pub(crate) gpus: Vec<Box<Gpu>>,
+    pub(crate) gpus: Vec<Gpu>,
     /// The places of this member's ranks, if it is not a replica alone.
     pub(crate) seats: Vec<Seat>,
 }
@@ -240,13 +240,13 @@ fn load_on_gpu(
     files: &ModelFiles,
     settings: &EngineSettings,
     pool: &ComputePool,
-    gpu: Box<Gpu>,
+    gpu: Gpu,
     tell: &mut dyn FnMut(LoadProgress),
 ) -> anyhow::Result<Driven> {
     let context_tokens = files.config().context_tokens;
     let begin = Instant::now();
     let (whole, limits) = (Shard::whole(files.config()), settings.on_gpu(context_tokens));
-    let model = CudaModel::load(files, whole, gpu, pool, limits, tell);
+    let model = CudaModel::load(files, whole, Box::new(gpu), pool, limits, tell);
     let model = model.context("loading the model")?;
     let gigabytes = files.weight_bytes() as f64 / 1e9;
     let gigabytes_per_second = gigabytes / begin.elapsed().as_secs_f64();

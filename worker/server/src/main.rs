@@ -165,7 +165,7 @@ impl Plan {
         Ok(Self { args, model, settings, devices, ranks })
     }
 
-    async fn run(self, gpus: Vec<Box<Gpu>>) -> anyhow::Result<()> {
+    async fn run(self, gpus: Vec<Gpu>) -> anyhow::Result<()> {
         let Self { args, model, settings, devices: _, ranks } = self;
         let signals = Signals::new().context("installing signal handlers")?;
         let mut names = args.served_names.clone();

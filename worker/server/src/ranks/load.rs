@@ -29,14 +29,13 @@ pub(crate) type Leading = Option<(Box<dyn Forward>, EngineConfig)>;
 
 /// Loads, for `member`, the part of each rank that has one of `seats`, of which there is at least
 /// one; all at once, for each has its own threads, and its own of `gpus` if there are any. Errors:
-/// the model cannot be cut so, a part of it cannot be
-/// read, no memory for keys and values.
+/// the model cannot be cut so, a part of it cannot be read, no memory for keys and values.
 pub(crate) fn load(
     member: &Member,
     files: &ModelFiles,
     settings: &EngineSettings,
     seats: Vec<Seat>,
-    gpus: Vec<Box<Gpu>>,
+    gpus: Vec<Gpu>,
     tell: &mut (dyn FnMut(LoadProgress) + Send),
 ) -> anyhow::Result<(Leading, Ranks)> {
     let ranks = Arc::clone(&seats[0].settings);
@@ -73,7 +72,7 @@ fn load_parts(
     files: &ModelFiles,
     shards: Vec<Shard>,
     settings: &EngineSettings,
-    (ranks, gpus): (&RankSettings, Vec<Box<Gpu>>),
+    (ranks, gpus): (&RankSettings, Vec<Gpu>),
     tell: &mut (dyn FnMut(LoadProgress) + Send),
 ) -> anyhow::Result<Vec<Part>> {
     let progress = (vec![LoadProgress::default(); shards.len()], tell);

@@ -22,7 +22,7 @@ impl Part {
         files: &ModelFiles,
         shard: Shard,
         settings: &EngineSettings,
-        (pool, gpu): (ComputePool, Option<Box<Gpu>>),
+        (pool, gpu): (ComputePool, Option<Gpu>),
         tell: &mut dyn FnMut(LoadProgress),
     ) -> anyhow::Result<Self> {
         const LOADING: &str = "loading the model";
@@ -32,7 +32,7 @@ impl Part {
         };
         let rank = shard.rank();
         let limits = settings.on_gpu(files.config().context_tokens);
-        let model = CudaModel::load(files, shard, gpu, &pool, limits, tell);
+        let model = CudaModel::load(files, shard, Box::new(gpu), &pool, limits, tell);
         let model = model.with_context(|| format!("rank {rank}: {LOADING}"))?;
         let free = model.free_bytes().context("asking for the GPU's memory")?;
         tracing::info!(rank, free_bytes = free, "a rank's weights are on its GPU");
