@@ -140,22 +140,33 @@ impl Group<'_> {
         Phase::Apart { lost: self.lost() }
     }
 
-    /// Who ended last of those that are not ready; else, once all have met, what member 0 says.
+    /// Who is lost: whom member 0 misses, once all have met; else who ended last of those that are
+    /// not ready, for one that is apart may have ended long ago.
     fn lost(&self) -> Option<String> {
+        if let Some(words) = self.missed() {
+            return Some(words);
+        }
         let ended = self.members.iter().enumerate().filter_map(|(number, member)| {
             let (at, failure) = member.ended.as_ref().filter(|_| member.phase != Phase::Ready)?;
             Some((*at, number, failure))
         });
-        if let Some((_, number, failure)) = ended.max_by_key(|(at, number, _)| (*at, *number)) {
-            return Some(self.who(number) + &failure.to_string());
-        }
+        let (_, number, failure) = ended.max_by_key(|(at, number, _)| (*at, *number))?;
+        Some(self.who(number) + &failure.to_string())
+    }
+
+    /// Whom member 0 misses: how that one ended, if that is seen by now, or what member 0 says.
+    fn missed(&self) -> Option<String> {
         let first = self.members.first().filter(|_| self.has_served)?;
         let Phase::Apart { lost: Some(words) } = &first.phase else { return None };
         let blamed = first.blames.map(|rank| rank / self.parallelism.devices_per_member());
         let number = blamed.and_then(|member| usize::try_from(member).ok());
-        let is_known = |number: &usize| *number < self.members.len();
-        let who = number.filter(is_known).map(|number| self.who(number));
-        Some(who.unwrap_or_default() + words)
+        let Some((number, member)) = number.and_then(|it| Some((it, self.members.get(it)?))) else {
+            return Some(words.clone());
+        };
+        let is_there = matches!(member.phase, Phase::Ready | Phase::Apart { .. });
+        let ended = member.ended.as_ref().filter(|_| !is_there);
+        let how = ended.map_or_else(|| words.clone(), |(_, failure)| failure.to_string());
+        Some(self.who(number) + &how)
     }
 
     fn of_member(&self, number: usize, failure: &WorkerFailure) -> WorkerFailure {
@@ -240,13 +251,20 @@ mod tests {
         let down = Phase::Stopped { at: Moment(5), failure };
         check("a rank ended", &group(&[READY, stopped("exit code 137"), READY]), true, &down);
         let mut back = group(&[apart(Some("lost rank 1")), Phase::Loading, READY]);
+        back[0].blames = Some(1);
         back[1].ended = Some((Moment(5), ended("exit code 137")));
         check("it is on its way back", &back, true, &apart(Some(gone)));
         back[1].phase = Phase::Silent { since: Moment(6) };
         check("though it has said nothing yet", &back, true, &apart(Some(gone)));
         back[2].phase = apart(None);
-        back[2].ended = Some((Moment(4), ended("earlier")));
-        check("the last one is named", &back, true, &apart(Some(gone)));
+        back[2].ended = Some((Moment(9), ended("earlier")));
+        check("another ended before", &back, true, &apart(Some(gone)));
+        back[1].phase = READY;
+        let missed = "rank 1 (pod solar-0-1 on node a): lost rank 1";
+        check("nobody has seen it end", &back, true, &apart(Some(missed)));
+        back[0].phase = Phase::Loading;
+        let other = "rank 2 (pod solar-0-2 on node a): earlier";
+        check("member 0 is lost too", &back, true, &apart(Some(other)));
         let mut all = group(&[apart(Some("its link broke")), apart(None), apart(None)]);
         check("a link broke", &all, true, &apart(Some("its link broke")));
         all[0].blames = Some(2);

@@ -3,12 +3,10 @@
 use std::fmt::Write;
 use std::thread;
 
+use naru_kernels::cuda::Nccl;
 use serde::Serialize;
 
 use super::measure::{Measured, Operation};
-
-/// What is said of NCCL, which joins GPUs: a fact of this build.
-const NCCL: &str = "not in this build: ranks are joined by TCP";
 
 /// What one implementation took.
 #[derive(Serialize)]
@@ -23,13 +21,21 @@ pub(super) struct Report {
     ranks: usize,
     cores: usize,
     measured: Vec<Table>,
-    nccl: &'static str,
+    /// Whether NCCL is there, by which GPUs sum among themselves; nothing is measured with it.
+    nccl: String,
 }
 
 impl Report {
     pub(super) fn new(measured: Vec<Table>) -> Self {
         let cores = thread::available_parallelism().map_or(1, Into::into);
-        Self { ranks: 2, cores, measured, nccl: NCCL }
+        let nccl = match Nccl::open() {
+            Ok(nccl) => {
+                let (major, minor, patch) = nccl.version();
+                format!("{major}.{minor}.{patch} can be loaded; it joins GPUs, and is not measured")
+            }
+            Err(why) => format!("not measured, and not there: {why}"),
+        };
+        Self { ranks: 2, cores, measured, nccl }
     }
 
     pub(super) fn json(&self) -> serde_json::Result<String> {
