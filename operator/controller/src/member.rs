@@ -32,7 +32,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// It reported.
-    Report(StatusReport),
+    Report(Box<StatusReport>),
     /// It cannot be heard.
     Silent,
 }
@@ -93,7 +93,7 @@ async fn reports<F: Future<Output = ()>>(
     let Ok(Ok(stream)) = stream else { return };
     let mut stream = stream.into_inner();
     while let Ok(Some(report)) = stream.message().await {
-        tell(Heard::Report(report)).await;
+        tell(Heard::Report(Box::new(report))).await;
     }
 }
 

@@ -171,7 +171,7 @@ impl Members {
                     member.progressed = Some(Instant::now());
                 }
                 let has_served = before.has_served || report.state() == State::Ready;
-                member.told = Told { report, is_live: true, has_served, ..member.told };
+                member.told = Told { report: *report, is_live: true, has_served, ..member.told };
             }
             Heard::Silent => {
                 member.told.is_live = false;

@@ -247,7 +247,7 @@ async fn follow(stdout: Option<ChildStdout>, teller: &Teller, orders: mpsc::Rece
     let Ok(control) = Endpoint::from_shared(addresses.control) else { return };
     let tell = |heard| {
         teller.tell(match heard {
-            Heard::Report(report) => What::Report(report),
+            Heard::Report(report) => What::Report(*report),
             Heard::Silent => What::Silent,
         })
     };

@@ -187,7 +187,7 @@ impl Group {
                     }
                 }
                 report = self.ways.reports.recv() => if report.is_none() {
-                    return Err(Lost { rank: 0, reason: "the process ends".to_owned() });
+                    return Err(Lost { rank: 0, reason: "its process ends".to_owned() });
                 }
             }
         }

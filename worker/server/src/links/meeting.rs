@@ -139,7 +139,8 @@ impl<'a> Meeting<'a> {
                 Ok((Some((rank, _, heard)), _)) => self.hear(rank, heard)?,
                 Ok((None, Some(Some(report)))) => self.take(report)?,
                 Ok((None, _)) => {
-                    return Err(Lost { rank: 0, reason: "the process ends".to_owned() });
+                    let reason = "its process ends".to_owned();
+                    return Err(Lost { rank: self.house.party.rank, reason });
                 }
             }
         }
