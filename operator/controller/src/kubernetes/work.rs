@@ -80,8 +80,8 @@ pub(super) enum Ended {
     Decision(Outcome<ApplyError>, Vec<Seen>),
     /// A refusal, that was reported or could not be.
     Refusal(DeploymentName, Result<(), ApplyError>),
-    /// What was asked of the pods of a group, by namespace and name of their StatefulSet: those that
-    /// were written, and what stopped it.
+    /// What was asked of a group's pods, by namespace and name of its StatefulSet: what was
+    /// written, and what stopped it.
     Group((String, String), Vec<Seen>, Result<(), ApplyError>),
     /// The status of a power budget, as it stands there now, or why it could not be written.
     PowerBudget(String, Result<Option<Box<DynamicObject>>, ApplyError>),

@@ -371,7 +371,8 @@ fn members_are_taken_together() {
     let up = second(running(), json!({}));
     let ready = told(State::Ready);
     is("both answer", pair(Some(&up), &ready, Some(&ready)), "ready s");
-    let apart = Told { has_served: true, ..told(State::Apart) };
+    let mut apart = Told { has_served: true, ..told(State::Apart) };
+    apart.report.lost_rank = Some(1);
     let gone = "rank 1 (pod solar-3-1 on node node1): the worker ended with exit code 137";
     let down = second(ended(137, "Error", 1, ""), json!({}));
     let expected = format!("stopped: {gone} s");
