@@ -268,6 +268,10 @@ fn is_true(pod: &Pod, kind: &str) -> bool {
 /// Why a pod without containers has none.
 fn unscheduled(pod: &Pod) -> PendingReason {
     match condition(pod, "PodScheduled") {
+        // It waits for the others of its group: why these do is known elsewhere.
+        Some(scheduled) if scheduled.reason.as_deref() == Some("SchedulingGated") => {
+            PendingReason::Placing
+        }
         Some(scheduled) if scheduled.status == "False" => {
             PendingReason::Unschedulable(scheduled.message.clone().unwrap_or_default())
         }

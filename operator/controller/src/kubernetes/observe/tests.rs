@@ -167,6 +167,12 @@ fn pods_that_do_not_run_yet() {
         &case(Some(pod(unscheduled))),
         "pending: 0/2 nodes are available: 2 Insufficient memory.",
     );
+    let gated = json!({"conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+    }]});
+    let at_the_gate = &case(Some(pod(gated)));
+    check("others of its group are missing", at_the_gate, "pending: it is about to be placed");
     let of = |state| case(Some(pod_with(state, json!({}), 0, false)));
     check(
         "an image that does not exist",
