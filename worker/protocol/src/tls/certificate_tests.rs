@@ -181,9 +181,11 @@ async fn changed_files_are_taken_up_and_wrong_ones_leave_the_old_in_use() {
     let trusts = async |authority| greet(certificate, client(authority, &TLS13)).await.0.is_ok();
     let expires = certificate.expires_unix_seconds();
     let next = second.issue(&[NAME], (-60, 7200));
+    // Files are read one after the other: of no two neighbours a certificate and a key fit.
+    let other_key = Pem { key: good.key.clone(), ..next.clone() };
     let bad = [
-        ("another key", Pem { key: good.key.clone(), ..next.clone() }),
-        ("no certificate", Pem { certificate: Vec::new(), ..next.clone() }),
+        ("another key", other_key.clone()),
+        ("no certificate", Pem { certificate: Vec::new(), ..other_key }),
         ("one that has ended", second.issue(&[NAME], (-7200, -3600))),
         ("one that has not begun", second.issue(&[NAME], (3600, 7200))),
     ];
