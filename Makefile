@@ -15,8 +15,6 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 export PYTHONDONTWRITEBYTECODE := 1
 PYTEST := -p no:cacheprovider -q --durations=5
-# Of two workers, one lives through the tests of a release on a cluster, the other does the rest.
-TOGETHER := --numprocesses=2 --dist=loadgroup
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 24
@@ -47,7 +45,7 @@ test: models kernels ## everything that proves the product; what CI runs
 	cargo test --workspace
 	tests/fuzz/run.sh 20
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
-	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) $(TOGETHER) tests
+	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
 
 kernels: ## compile the CUDA kernels ahead of time; the next build of the worker has them with it
 	@tests/prerequisites.sh
@@ -58,7 +56,7 @@ clients: models ## only the tests that talk to running processes; PYTEST="-k nam
 	@tests/cluster/ctl build
 	cargo build --workspace --bins
 	@python=$$(tests/python.sh tests tests/requirements.txt) && \
-	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) $(TOGETHER) tests
+	NARU_BINARIES=$(TARGET)/debug "$$python" -m pytest $(PYTEST) tests
 
 images: kernels ## the operator, gateway and worker images as one archive, and the commands to load and to push it
 	@tests/prerequisites.sh

@@ -10,14 +10,6 @@ import serving
 pytest_plugins = ["cluster.fixtures"]
 
 
-def pytest_collection_modifyitems(items):
-    """Of two workers one lives through the life of naru on a cluster, which mostly waits; the other does the rest."""
-    for item in items:
-        is_life = item.path.parent.name == "kubernetes"
-        item.add_marker(pytest.mark.xdist_group("kubernetes" if is_life else "others"))
-    items.sort(key=lambda item: item.path.parent.name != "kubernetes")
-
-
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """In CI a skipped test is a failure."""

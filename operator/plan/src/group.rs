@@ -20,6 +20,13 @@ pub struct Member {
     pub failures: Failures,
 }
 
+impl Member {
+    /// Whether it has its weights, and computes or waits for others.
+    fn is_there(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Apart { .. })
+    }
+}
+
 /// What a replica of these members, in their order, is doing. With more than one member, words
 /// name the ranks and the place of the member that they are about.
 ///
@@ -141,13 +148,13 @@ impl Group<'_> {
     }
 
     /// Who is lost: whom member 0 misses, once all have met; else who ended last of those that are
-    /// not ready, for one that is apart may have ended long ago.
+    /// not there. One that is apart is: it may have ended long ago, and waits for another.
     fn lost(&self) -> Option<String> {
         if let Some(words) = self.missed() {
             return Some(words);
         }
         let ended = self.members.iter().enumerate().filter_map(|(number, member)| {
-            let (at, failure) = member.ended.as_ref().filter(|_| member.phase != Phase::Ready)?;
+            let (at, failure) = member.ended.as_ref().filter(|_| !member.is_there())?;
             Some((*at, number, failure))
         });
         let (_, number, failure) = ended.max_by_key(|(at, number, _)| (*at, *number))?;
@@ -163,8 +170,7 @@ impl Group<'_> {
         let Some((number, member)) = number.and_then(|it| Some((it, self.members.get(it)?))) else {
             return Some(words.clone());
         };
-        let is_there = matches!(member.phase, Phase::Ready | Phase::Apart { .. });
-        let ended = member.ended.as_ref().filter(|_| !is_there);
+        let ended = member.ended.as_ref().filter(|_| !member.is_there());
         let how = ended.map_or_else(|| words.clone(), |(_, failure)| failure.to_string());
         Some(self.who(number) + &how)
     }
@@ -262,9 +268,11 @@ mod tests {
         back[1].phase = READY;
         let missed = "rank 1 (pod solar-0-1 on node a): lost rank 1";
         check("nobody has seen it end", &back, true, &apart(Some(missed)));
-        back[0].phase = Phase::Loading;
-        let other = "rank 2 (pod solar-0-2 on node a): earlier";
-        check("member 0 is lost too", &back, true, &apart(Some(other)));
+        back[0].phase = READY;
+        back[1].phase = Phase::Pending { why: PendingReason::Placing };
+        back[1].ended = None;
+        let placing = Phase::Pending { why: PendingReason::Placing };
+        check("nobody has said yet who is lost", &back, true, &placing);
         let mut all = group(&[apart(Some("its link broke")), apart(None), apart(None)]);
         check("a link broke", &all, true, &apart(Some("its link broke")));
         all[0].blames = Some(2);

@@ -66,8 +66,13 @@ pub(super) fn news(decision: &Decision, done: &[Action], before: &[Written]) -> 
     for condition in plan.conditions.iter().filter(|condition| is_trouble(condition)) {
         let (kind, reason) = (format!("{:?}", condition.kind), format!("{:?}", condition.reason));
         let stood = before.iter().find(|before| before.type_ == kind);
-        if stood.is_none_or(|stood| stood.reason != reason) {
-            let lost = lost(observed).filter(|_| condition.reason == Reason::RankFailed);
+        let lost = lost(observed).filter(|_| condition.reason == Reason::RankFailed);
+        // Another rank may be lost before the first is back.
+        let who = lost.as_deref().and_then(|lost| lost.split_once("): ")).map(|(who, _)| who);
+        let is_told = |stood: &Written| {
+            stood.reason == reason && who.is_none_or(|who| stood.message.contains(who))
+        };
+        if !stood.is_some_and(is_told) {
             say(true, &reason, lost.unwrap_or_else(|| condition.message.clone()));
         }
     }
@@ -258,7 +263,12 @@ mod tests {
         let lost = "rank 1 (pod solar-0-1 on node a): the worker ended with exit code 137";
         let apart = Phase::Apart { lost: Some(lost.to_owned()) };
         let told = format!("RankFailed: {lost}; the other ranks of replica 0 wait for it");
-        says("its name begins the note", 1, &[(0, apart, false, false)], &[&told]);
+        says("its name begins the note", 1, &[(0, apart.clone(), false, false)], &[&told]);
+        let decision = decision(1, &[(0, apart, false, false)]);
+        let stood = |message: &str| Written { message: message.into(), ..stood("RankFailed") };
+        let count = |before: Written| news(&decision, &[], &[before]).len();
+        assert_eq!(count(stood(&format!("replica 0 lost {lost}"))), 0, "it is told once");
+        assert_eq!(count(stood("replica 0 lost rank 2 (pod b): cut")), 1, "another one is told");
     }
 
     #[test]
