@@ -10,7 +10,7 @@ import policies
 import pytest
 import roles
 from charts_under_test import NAMESPACE
-from release_under_test import SERVING, Asking, everything, of_an_earlier_version
+from release_under_test import SAFE, SERVING, Asking, everything, model_deployment, of_an_earlier_version
 from serving import until
 
 pytestmark = pytest.mark.control
@@ -89,6 +89,21 @@ def test_what_an_earlier_version_made_is_cleared_away(release):
     for each in kept:
         again = release.get(each["kind"], each["metadata"]["name"], namespace=SERVING)
         assert again["metadata"]["uid"] == each["metadata"]["uid"], "what is wished stays"
+
+
+def test_members_of_a_replica_are_let_through_to_nodes_together(release):
+    """There are no weights for them: nothing is asked of it but to be placed."""
+    wish = model_deployment("members", SAFE)
+    wish["spec"] |= {"model": {"uri": "file:///nothing.gguf"}, "backend": "cpu", "parallelism": {"pipeline": 2}}
+    release.apply(wish)
+
+    def placed():
+        selector = "--selector=naru.dev/model-deployment=members"
+        pods = release.get("pods", selector, namespace=SERVING)["items"]
+        return len(pods) == 2 and all("nodeName" in pod["spec"] for pod in pods)
+
+    until(placed, "both members have a node", 60)
+    release.cluster.kubectl("delete", "md/members", f"--namespace={SERVING}", "--timeout=60s")
 
 
 def test_a_lease_that_somebody_deleted_is_made_again(release):
