@@ -115,5 +115,6 @@ def check(policies, pods):
     for pod in pods:
         assert of_pod(policies, pod, "Ingress"), f"no policy finds {pod}"
         assert of_pod(policies, pod, "Egress"), f"no policy finds {pod}"
-    assert reached(policies, [*pods, *OTHERS]) == ALL
+    between_ranks = {("worker", "worker", port) for pod in pods for port in pod.ports & LINKS}
+    assert reached(policies, [*pods, *OTHERS]) == ALL | between_ranks
     assert {pod.name: left_by(policies, pod) for pod in pods} == {"operator": {443, 6443}, "gateway": set(), "worker": {443}}

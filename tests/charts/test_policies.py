@@ -1,6 +1,7 @@
 """The chart's network policies, held against the pods that the chart renders and those that the operator makes."""
 
 import copy
+import dataclasses
 import json
 
 import policies
@@ -15,7 +16,8 @@ WORKER = Pod(
     {"app.kubernetes.io/name": "naru-worker", "app.kubernetes.io/managed-by": "naru"},
     frozenset({8000, 8001, 9090}),
 )
-"""As the operator makes it; in the life of a release the same is asked of live ones."""
+MEMBER = dataclasses.replace(WORKER, ports=WORKER.ports | policies.LINKS)
+"""As the operator makes them, the second for a replica of several; in the life of a release the same is asked of live ones."""
 
 
 def rendered(helm, *options):
@@ -24,7 +26,7 @@ def rendered(helm, *options):
     deployments = [found for found in objects if found["kind"] == "Deployment"]
     templates = [found["spec"]["template"] for found in deployments]
     pods = [Pod.of(template["metadata"] | {"namespace": NAMESPACE}, template["spec"]) for template in templates]
-    return [found for found in objects if found["kind"] == "NetworkPolicy"], [*pods, WORKER]
+    return [found for found in objects if found["kind"] == "NetworkPolicy"], [*pods, WORKER, MEMBER]
 
 
 def test_each_reaches_whom_it_needs_and_nobody_else(helm):
@@ -53,7 +55,7 @@ def test_a_policy_beside_the_pods_is_seen(helm):
     with pytest.raises(AssertionError, match="no policy finds"):
         policies.check(found[1:], pods)
     with pytest.raises(AssertionError, match="finds no pod"):
-        policies.check(found, pods[:-1])
+        policies.check(found, pods[:-2])
 
 
 def test_names_are_asked_for_by_all_of_them_and_of_nobody_else(helm):
