@@ -385,7 +385,8 @@ impl Cluster {
         let names = build::served_names(desired);
         self.parts(&desired.name, members, now)
             .filter(|parts| parts.set.annotations().get(labels::SERVED_NAMES) == Some(&names))
-            .filter(|parts| observe::replica(parts).is_some())
+            .filter(|parts| labels::replica_of(parts.set).is_some())
+            .filter(|parts| labels::revision_of(parts.set).is_some())
             .map(|parts| observe::endpoint(&parts))
             .collect()
     }

@@ -8,7 +8,7 @@ use naru_plan::{DeploymentName, Parallelism, ReplicaId, Revision};
 
 /// Who writes the fields of the objects that make up a replica.
 pub(super) const OBJECTS_MANAGER: &str = "naru.dev/model-deployment";
-/// Who writes on a StatefulSet that its replica drains.
+/// Who notes on a StatefulSet that its replica drains, or that its members were withdrawn.
 pub(super) const DRAIN_MANAGER: &str = "naru.dev/drain";
 /// Who writes the status of a model deployment.
 pub(super) const STATUS_MANAGER: &str = "naru.dev/status";

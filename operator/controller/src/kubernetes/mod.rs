@@ -37,6 +37,7 @@ mod troubles;
 mod watch;
 mod work;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -201,14 +202,16 @@ impl Kubernetes {
     /// Notes what members of the present template tell of its model.
     fn note_models(&self, name: &DeploymentName) {
         let Some(wish) = self.cluster.wish(name) else { return };
-        let template = self.config.worker.make(wish.clone()).template;
-        let revision = template.revision();
+        let uri = wish.template.model.uri.as_str();
+        let known = self.config.models.splits(uri);
+        // The revision is a hash over the whole template, and hardly ever is there news.
+        let revision = LazyCell::new(|| self.config.worker.make(wish.clone()).template.revision());
         for parts in self.cluster.parts(name, &self.members, self.now()) {
             let told = parts.members.iter().filter_map(|member| member.told);
             let splits = told.filter_map(|told| told.report.splits.as_ref());
-            if labels::revision_of(parts.set) == Some(revision) {
-                splits.for_each(|it| self.config.models.note(template.model.uri.as_str(), it));
-            }
+            let news = splits.filter(|splits| known.as_ref() != Some(splits));
+            news.filter(|_| labels::revision_of(parts.set) == Some(*revision))
+                .for_each(|splits| self.config.models.note(uri, splits));
         }
     }
 

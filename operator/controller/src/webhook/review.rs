@@ -34,7 +34,7 @@ pub(super) fn review(new: &Fact, old: Option<&Fact>, facts: &Facts) -> Vec<Confl
 
 fn conflicts(fact: &Fact, facts: &Facts) -> Vec<Conflict> {
     match fact {
-        Fact::Deployment { key, names, budget, cut, .. } => {
+        Fact::Deployment { key, names, budget, cut } => {
             let taken = names.iter().enumerate().filter_map(|(index, name)| {
                 let other = facts.served_by(name, key)?;
                 let path = format!("spec.model.names[{index}]");

@@ -115,6 +115,10 @@ fn a_group() {
     assert_eq!(members.len(), 4);
     assert_eq!(members[1], "solar-3-1.solar-members.serving.svc:8002");
     assert_eq!(value("--replica"), "serving/solar-3");
+    let alone = set("parallelism: {tensor: 2, devicesPerMember: 2}").to_string();
+    assert!(alone.contains("--devices-per-member"), "{alone}");
+    assert!(!alone.contains("--members"), "one member has nobody to find: {alone}");
+    assert!(!alone.contains("NARU_MEMBER"), "{alone}");
 }
 
 #[test]

@@ -37,19 +37,19 @@ pub(super) fn env(desired: &Desired) -> Option<EnvVar> {
         ..ObjectFieldSelector::default()
     };
     let source = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
-    (desired.template.parallelism.ranks() > 1).then(|| EnvVar {
+    is_group(desired).then(|| EnvVar {
         name: MEMBER_VARIABLE.to_owned(),
         value_from: Some(source),
         ..EnvVar::default()
     })
 }
 
-/// How ranks find each other: by the names that the headless Service gives them, ready or not.
+/// How members find each other: by the names that the headless Service gives them, ready or not.
 pub(super) fn arguments(desired: &Desired, id: ReplicaId) -> Vec<String> {
-    let (name, parallelism) = (&desired.name, desired.template.parallelism);
-    if parallelism.ranks() == 1 {
+    if !is_group(desired) {
         return Vec::new();
     }
+    let (name, parallelism) = (&desired.name, desired.template.parallelism);
     let (set, service) = (labels::replica_name(name, id), labels::service_name(name));
     let namespace = name.namespace();
     let address = |member| format!("{set}-{member}.{service}.{namespace}.svc:{LINKS_PORT}");
