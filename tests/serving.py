@@ -61,6 +61,14 @@ spec:
 """
 
 
+def is_ready(ops):
+    """Whether a process is ready, by its operations address; not if nothing answers there."""
+    try:
+        return httpx.get(f"{ops}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def until(condition, what, seconds=60):
     """Waits, polling, until `condition()` is true, and returns what it returned."""
     deadline = time.monotonic() + seconds

@@ -13,18 +13,18 @@ PROMPTS = [f"Tell me a story about {what}." for what in ("a ferry", "two rivers"
 REQUEST_SECONDS_MAX = 180
 
 
-def ask(address, key, model, prompt):
-    """Streams one answer: its text, its finish_reason and its number of tokens. Fails on anything else."""
+def events(address, key, model, prompt):
+    """Streams one answer, event by event. Fails on anything that is not a whole answer."""
     body = {
         "model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": TOKENS,
         "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
-    text, finish, usage, done = "", None, None, False
     headers = {"authorization": f"Bearer {key}"}
     url = f"{address}/chat/completions"
     with httpx.stream("POST", url, json=body, headers=headers, timeout=REQUEST_SECONDS_MAX) as response:
         if response.status_code != 200:
             raise AssertionError(f"{response.status_code}: {response.read().decode()}")
+        done = False
         for line in response.iter_lines():
             if line == "data: [DONE]":
                 done = True
@@ -32,11 +32,23 @@ def ask(address, key, model, prompt):
                 event = json.loads(line[6:])
                 if "error" in event:
                     raise AssertionError(f"the stream broke: {event['error']}")
-                usage = event.get("usage") or usage
-                for choice in event["choices"]:
-                    text += choice["delta"].get("content") or ""
-                    finish = choice["finish_reason"] or finish
-    assert done, f"cut off after {text!r}"
+                yield event
+    assert done, "the stream was cut off"
+
+
+def content(event):
+    """What an event adds to the text of an answer."""
+    return "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+
+
+def ask(address, key, model, prompt):
+    """Streams one answer: its text, its finish_reason and its number of tokens. Fails on anything else."""
+    text, finish, usage = "", None, None
+    for event in events(address, key, model, prompt):
+        text += content(event)
+        usage = event.get("usage") or usage
+        for choice in event["choices"]:
+            finish = choice["finish_reason"] or finish
     return text, finish, usage["completion_tokens"]
 
 

@@ -3,7 +3,6 @@
 import json
 import time
 
-import httpx
 import pytest
 import serving
 from cluster.failure import Failed
@@ -15,7 +14,6 @@ from serving import until
 from weights import uri
 
 SMALL, LARGE, GPUS = "shards", "stages", "accelerated-groups"
-QWEN = serving.QWEN
 GPU = "nvidia.com/gpu"
 # Stated for the product.
 NOTICED_SECONDS_MAX, BACK_SECONDS_MAX = 2, 15
@@ -35,7 +33,7 @@ def wished(name, cpu, model=serving.SMOLLM2, **spec):
 
 @pytest.fixture(scope="module")
 def shards(naru):
-    """SmolLM2 cut into three, of which no node has room for all: a name, and the cluster."""
+    """SmolLM2 cut into three, of which no node has room for all."""
     naru.apply(wished(SMALL, "700m", parallelism={"tensor": 3}))
     naru.wait_ready(SMALL, 120)
     yield naru
@@ -56,7 +54,6 @@ def pod(naru, member, name=SMALL):
 def test_a_group_spans_the_nodes_and_answers_by_member_0(shards):
     pods = shards.pods(SMALL)
     assert len(pods) == 3 and {each["spec"]["nodeName"] for each in pods} == {"node1", "node2"}, pods
-    # Two of them together, though nothing but affinity asks for it.
     answer = shards.ask(model=SMALL)
     assert answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"], answer.text
     selector = shards.status(SMALL)["selector"]
@@ -66,31 +63,23 @@ def test_a_group_spans_the_nodes_and_answers_by_member_0(shards):
 
 
 def test_each_rank_is_killed_in_turn_under_load(shards):
-    first = pod(shards, 0)["status"]["podIP"]
+    first = f"http://{pod(shards, 0)['status']['podIP']}:9090"
     with LossyLoad(shards, SMALL, REQUESTS, STREAMS) as load:
         for member in (1, 2, 0):
             victim = pod(shards, member)
             others = {rank: processes([pod(shards, rank)], WORKER) for rank in range(3) if rank != member}
             kill([victim], WORKER)
             killed = time.monotonic()
-            until(lambda: not answers(first), "member 0 is not ready, or gone", NOTICED_SECONDS_MAX)
+            until(lambda: not serving.is_ready(first), "member 0 is not ready, or gone", NOTICED_SECONDS_MAX)
             name, node = victim["metadata"]["name"], victim["spec"]["nodeName"]
             told = f"rank {member} (pod {name} on node {node})"
-            until(lambda: answers(first), "the ranks have met again", 60)
+            until(lambda: serving.is_ready(first), "the ranks have met again", 60)
             assert time.monotonic() - killed < BACK_SECONDS_MAX, "back too late"
             until(lambda told=told: told in events(shards), f"an event names {told}", 20)
             until(lambda: ready(shards)["status"] == "True", "it is Ready again", 20)
             still = {rank: processes([pod(shards, rank)], WORKER) for rank in others}
             assert still == others, "the others go on"
     load.judge()
-
-
-def answers(address):
-    """Whether member 0 is ready, as the kubelet asks it."""
-    try:
-        return httpx.get(f"http://{address}:9090/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def events(naru, name=SMALL, reason="RankFailed"):
@@ -126,20 +115,26 @@ def test_a_member_that_is_deleted_cuts_nothing(shards):
 
 
 def test_stages_of_shards_answer(naru):
-    naru.apply(wished(LARGE, "100m", QWEN, parallelism={"tensor": 2, "pipeline": 2}))
+    naru.apply(wished(LARGE, "100m", serving.QWEN, parallelism={"tensor": 2, "pipeline": 2}))
     naru.wait_ready(LARGE, 180)
     answers = {naru.ask(model=LARGE, tokens=16).json()["choices"][0]["message"]["content"] for _ in range(2)}
     assert len(answers) == 1 and "" not in answers, answers
     assert len(naru.pods(LARGE)) == 4
-    naru.apply(wished(LARGE, "100m", QWEN, parallelism={"tensor": 2, "pipeline": 2, "devicesPerMember": 2}))
-    until(lambda: len(naru.pods(LARGE)) == 2 and ready(naru, LARGE)["status"] == "True", "two members", 180)
-    assert naru.ask(model=LARGE, tokens=16).json()["choices"][0]["message"]["content"] in answers
+    for each, members in ((2, 2), (4, 1)):
+        parallelism = {"tensor": 2, "pipeline": 2, "devicesPerMember": each}
+        naru.apply(wished(LARGE, "100m", serving.QWEN, parallelism=parallelism))
+
+        def exchanged(members=members):
+            return len(naru.pods(LARGE)) == members and ready(naru, LARGE)["status"] == "True"
+
+        until(exchanged, f"{members} members of {each} ranks", 180)
+        assert naru.ask(model=LARGE, tokens=16).json()["choices"][0]["message"]["content"] in answers
     naru.kubectl("delete", "md", LARGE, f"--namespace={NAMESPACE}", "--timeout=60s")
 
 
 def test_a_cut_that_heads_do_not_take_is_refused_with_those_that_work(shards):
     # Of this model nobody knows anything before a worker has looked at it.
-    shards.apply(wished(LARGE, "100m", QWEN, parallelism={"tensor": 4}))
+    shards.apply(wished(LARGE, "100m", serving.QWEN, parallelism={"tensor": 4}))
     said = until(lambda: (now := ready(shards, LARGE))["reason"] == "ConfigRefused" and now, "it is refused", 90)
     for words in ("rank ", f"pod {LARGE}-0-", "tensor 4: 4 ranks cannot share 14 query heads", "work: 1, 2"):
         assert words in said["message"], said

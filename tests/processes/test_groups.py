@@ -50,17 +50,9 @@ def members(platform):
     return {int(option(pid, "--member")): pid for pid in platform.worker_pids()}
 
 
-def is_ready(platform):
-    return httpx.get(f"{platform.ops}/readyz", timeout=5).status_code == 200
-
-
 def member_is_ready(pid):
     """Whether a member says so itself, at whichever of its ports speaks HTTP."""
-    for port in serving.listening_ports(pid):
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
-                return True
-    return False
+    return any(serving.is_ready(f"http://127.0.0.1:{port}") for port in serving.listening_ports(pid))
 
 
 def listen(host, port):
@@ -177,8 +169,8 @@ def test_each_member_is_killed_in_turn_under_load(tmp_path):
                 hit = until(load.running, "an answer has begun", 60)
                 os.kill(before[victim], signal.SIGKILL)
                 killed = time.monotonic()
-                until(lambda: not is_ready(platform), "it is not ready", NOTICED_SECONDS_MAX)
-                until(lambda: is_ready(platform), "it is ready again", 60)
+                until(lambda: not serving.is_ready(platform.ops), "it is not ready", NOTICED_SECONDS_MAX)
+                until(lambda: serving.is_ready(platform.ops), "it is ready again", 60)
                 assert time.monotonic() - killed < BACK_SECONDS_MAX, "back too late"
                 after = members(platform)
                 assert [after[each] == before[each] for each in range(3)] == [each != victim for each in range(3)]
@@ -228,7 +220,7 @@ def test_a_member_whose_ports_were_taken_finds_others(tmp_path):
             platform.child.send_signal(signal.SIGCONT)
         with taken:
             until(lambda: members(platform).get(0) not in (None, before[0]), "all members are new", 60)
-            until(lambda: is_ready(platform), "it is ready", 60)
+            until(lambda: serving.is_ready(platform.ops), "it is ready", 60)
             after = members(platform)
             assert option(after[1], "--links-listen") != f"{host}:{port}"
             assert not set(after.values()) & set(before.values())

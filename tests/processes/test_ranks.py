@@ -37,7 +37,7 @@ class Ranks:
         self.workers[member] = self.start(member)
 
     def is_ready(self):
-        return is_ready(self.workers[0])
+        return serving.is_ready(self.workers[0].ops)
 
     def wait_ready(self, seconds=60):
         until(self.is_ready, "the ranks have met", seconds)
@@ -47,13 +47,6 @@ class Ranks:
             if worker.child.poll() is None:
                 worker.child.kill()
                 worker.stop()
-
-
-def is_ready(worker):
-    try:
-        return httpx.get(f"{worker.ops}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def ask(worker, prompt, tokens=24):
@@ -101,13 +94,13 @@ def test_a_member_of_two_ranks_is_lost_with_both_and_comes_back_with_both(ranks,
         pids = [worker.child.pid for worker in ranks.workers]
         ranks.workers[victim].child.kill()
         other = ranks.workers[1 - victim]
-        until(lambda other=other: not is_ready(other), "the other member is not ready", NOTICED_SECONDS_MAX)
+        until(lambda other=other: not serving.is_ready(other.ops), "the other member is not ready", NOTICED_SECONDS_MAX)
         missing = "waiting for ranks [2, 3] of 4" if victim else "rank 0 is lost"
         until(lambda: missing in httpx.get(f"{other.ops}/readyz", timeout=5).text, missing, 5)
         ranks.workers[victim].stop()
         ranks.restart(victim)
         for worker in ranks.workers:
-            until(lambda worker=worker: is_ready(worker), "every member is ready", BACK_SECONDS_MAX)
+            until(lambda worker=worker: serving.is_ready(worker.ops), "every member is ready", BACK_SECONDS_MAX)
         assert {question: text(ranks.workers[0], question) for question in QUESTIONS} == alone
         assert ranks.workers[1 - victim].child.pid == pids[1 - victim]
 
