@@ -12,20 +12,26 @@ use std::time::Instant;
 
 use naru_kernels::{
     Activations, AttentionShape, AttentionSpan, ComputePool, Cpu, CpuLevel, DType, KV_BLOCK_TOKENS,
-    KvLayout, KvPool, KvSlot, MatmulOutput, MatrixView, PackedMatrix, attention, matmul,
+    KvLayout, KvPool, KvSlot, MatmulOutput, MatrixView, PackedMatrix, Stretches, attention, matmul,
 };
 
-/// Rows, columns and format of the matrices of SmolLM2-135M Q4_1 and Qwen2.5-0.5B Q4_K_M.
-const MATRICES: [(usize, usize, DType); 9] = [
-    (576, 576, DType::Q4_1),
-    (1536, 576, DType::Q4_1),
-    (576, 1536, DType::Q4_1),
-    (49152, 576, DType::Q8_0),
-    (4864, 896, DType::Q5_0),
-    (896, 4864, DType::Q4_K),
-    (896, 4864, DType::Q6_K),
-    (151_936, 896, DType::Q8_0),
-    (1536, 576, DType::BF16),
+/// Rows, columns, format, and what is added in f32 where it is not all columns, of the matrices of
+/// SmolLM2-135M Q4_1 and Qwen2.5-0.5B Q4_K_M.
+const MATRICES: [(usize, usize, DType, Option<usize>); 14] = [
+    (576, 576, DType::Q4_1, None),
+    (576, 576, DType::Q4_1, Some(192)),
+    (1536, 576, DType::Q4_1, None),
+    (576, 1536, DType::Q4_1, None),
+    (576, 1536, DType::Q4_1, Some(512)),
+    (49152, 576, DType::Q8_0, None),
+    (4864, 896, DType::Q5_0, None),
+    (896, 4864, DType::Q4_K, None),
+    (896, 4864, DType::Q4_K, Some(2560)),
+    (896, 4864, DType::Q6_K, None),
+    (896, 4864, DType::Q6_K, Some(256)),
+    (151_936, 896, DType::Q8_0, None),
+    (1536, 576, DType::BF16, None),
+    (1536, 576, DType::BF16, Some(192)),
 ];
 /// Copies of small matrices, so that they come from memory as a model's do.
 const WEIGHT_BYTES_MIN: usize = 96 << 20;
@@ -38,8 +44,8 @@ fn main() {
     let pool = ComputePool::start_on(threads, cpu).unwrap();
     let bandwidth = read_bandwidth(&pool);
     println!("{} threads, {}, reads {bandwidth:.1} GB/s", pool.threads(), cpu.level().name());
-    for (rows, columns, dtype) in MATRICES {
-        time_matrix(&pool, rows, columns, dtype, bandwidth);
+    for matrix in MATRICES {
+        time_matrix(&pool, matrix, bandwidth);
     }
     for (context, queries) in [(512, 1), (2048, 1), (512, 16), (512, 128)] {
         time_attention(&pool, context, queries);
@@ -86,14 +92,29 @@ fn noise(bytes: usize) -> Vec<u8> {
     (0..bytes.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(bytes).collect()
 }
 
-fn time_matrix(pool: &ComputePool, rows: usize, columns: usize, dtype: DType, bandwidth: f64) {
+fn time_matrix(
+    pool: &ComputePool,
+    (rows, columns, dtype, stretch): (usize, usize, DType, Option<usize>),
+    bandwidth: f64,
+) {
     let bytes = noise(dtype.row_bytes(columns).unwrap() * rows);
     let view = MatrixView::new(dtype, rows, columns, &bytes).unwrap();
     let copies = (WEIGHT_BYTES_MIN / bytes.len()).max(1);
     let mut weights: Vec<PackedMatrix> = Vec::new();
-    let pack_seconds = best(copies, || weights.push(PackedMatrix::pack(&view, pool).unwrap()));
+    let packed = || {
+        let whole = PackedMatrix::pack(&view, pool)?;
+        match stretch {
+            Some(columns) => whole.in_stretches(Stretches { columns, skipped: 0 }),
+            None => Ok(whole),
+        }
+    };
+    let pack_seconds = best(copies, || weights.push(packed().unwrap()));
     let pack = bytes.len() as f64 / pack_seconds / 1e9;
-    print!("{rows:>6} x {columns:<5} {:5} pack {pack:5.1} GB/s", dtype.name());
+    print!(
+        "{rows:>6} x {columns:<5} {:5} by {:4} pack {pack:5.1} GB/s",
+        dtype.name(),
+        stretch.unwrap_or(columns)
+    );
     let one = ComputePool::start_on(NonZeroUsize::MIN, pool.cpu()).unwrap();
     for tokens in [1, 8, 64] {
         let values: Vec<f32> = (0..tokens * columns)
@@ -102,13 +123,13 @@ fn time_matrix(pool: &ComputePool, rows: usize, columns: usize, dtype: DType, ba
         let mut x = Activations::new();
         x.copy_from(pool, columns, &values).unwrap();
         let (mut out, mut alone) = (vec![0.0; tokens * rows], vec![0.0; tokens * rows]);
-        matmul(&one, &weights[0], &x, MatmulOutput::Set, &mut alone).unwrap();
-        matmul(pool, &weights[0], &x, MatmulOutput::Set, &mut out).unwrap();
+        matmul(&one, &weights[0], &x, MatmulOutput::Set(&mut alone)).unwrap();
+        matmul(pool, &weights[0], &x, MatmulOutput::Set(&mut out)).unwrap();
         assert!(out.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()));
         let mut next = weights.iter().cycle();
         let seconds = best(4 * copies + 8, || {
             let weight = next.next().unwrap();
-            matmul(pool, weight, &x, MatmulOutput::Set, &mut out).unwrap();
+            matmul(pool, weight, &x, MatmulOutput::Set(&mut out)).unwrap();
         });
         let rate = (rows * columns * tokens) as f64 / seconds / 1e9;
         let read = weights[0].bytes() as f64 / seconds / 1e9;

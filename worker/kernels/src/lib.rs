@@ -34,7 +34,7 @@ pub use ops::attention::{
 pub use ops::dequantise::{dequantise, embed_row};
 pub use ops::gate::{GateKind, gate};
 pub use ops::logits::{argmax, log_sum_exp, softcap, softmax};
-pub use ops::matmul::{Activations, MatmulOutput, PackedMatrix, matmul};
+pub use ops::matmul::{Activations, MatmulOutput, PackedMatrix, Stretches, matmul};
 pub use ops::norm::{layer_norm, rms_norm, rms_norm_one_plus};
 pub use ops::rope::{RopePairs, RopeShape, rope};
 pub use pool::{ComputePool, StartPoolError};

@@ -157,6 +157,8 @@ pub(super) struct Scratch {
     pub(super) attended: Vec<f32>,
     /// What a block's last projection, or the head, reads.
     pub(super) block_input: Activations,
+    /// What this rank has of a block's result, and then its sum over ranks, `[tokens, hidden]`.
+    pub(super) part: Vec<f64>,
     /// What a block returns where it is not added to the stream at once, `[tokens, hidden]`.
     pub(super) block: Vec<f32>,
     /// The same, normed and scaled.

@@ -1,6 +1,7 @@
 //! What a decoder holds: the weights of its layers, its embedding and its head, as matrices `M` and
 //! vectors `V` of whatever computes on them.
 
+use super::pass::BLOCKS_PER_LAYER;
 use naru_kernels::{Cpu, ShapeError, layer_norm, rms_norm, rms_norm_one_plus};
 
 use crate::config::NormKind;
@@ -62,10 +63,15 @@ pub(super) struct Layer<M, V> {
 }
 
 impl<M, V> Layer<M, V> {
-    /// The norm of what block 0, attention, or block 1, feed-forward, returned.
+    /// The norm of what `block`, as the pass counts them, returned.
     pub(super) fn post_norm(&self, block: usize) -> Option<&Norm<V>> {
         let norms = [&self.attention_post_norm, &self.feed_forward_post_norm];
-        norms[block].as_ref()
+        norms[block % BLOCKS_PER_LAYER].as_ref()
+    }
+
+    /// The last projection of `block`. Each rank has its bias, to be added to the sum.
+    pub(super) fn last(&self, block: usize) -> &Projection<M, V> {
+        [&self.output, &self.down][block % BLOCKS_PER_LAYER]
     }
 }
 

@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 
+use naru_kernels::Stretches;
 use thiserror::Error;
 
 use super::load::Source;
@@ -21,6 +22,11 @@ use crate::model::ModelFiles;
 const RANKS_MAX: usize = 1024;
 /// Rows that the kernels lay out together: a part of whole panels wastes nothing.
 const PANEL_ROWS: usize = 16;
+/// Up to so many tensor ranks add to the bits of one rank: a machine's devices. More would ask for
+/// shorter stretches, which cost every rank, and the one, time.
+const EXACT_RANKS_MAX: usize = 8;
+/// Columns that quantised activations have one scale for.
+const SCALE_COLUMNS: usize = 32;
 
 /// How the ranks of a replica stand: `tensor` of them share each layer, `pipeline` such stages
 /// follow each other. Ranks are counted stage by stage.
@@ -156,6 +162,8 @@ impl Shard {
             width: part(splits.width, splits.width_step, rank, ranks),
             vocabulary: rows(rank),
             vocabulary_parts: (0..ranks).map(rows).collect(),
+            head_stretch: splits.head_stretch(),
+            width_stretch: splits.width_stretch(),
         })
     }
 }
@@ -173,9 +181,27 @@ pub(super) struct Cut {
     pub(super) vocabulary: Range<usize>,
     /// The same of each rank of the stage.
     pub(super) vocabulary_parts: Vec<Range<usize>>,
+    /// Heads whose columns any rank that is to add exactly has whole, of those that follow them.
+    head_stretch: usize,
+    /// The same of columns of the feed-forward block.
+    width_stretch: Option<usize>,
 }
 
 impl Cut {
+    /// How the columns from `start` on of attention's output projection are summed, in whose format
+    /// `block` values of a row belong together. Quantised activations of heads that share a scale
+    /// are rounded otherwise on two ranks than on one, so nothing is kept apart for their sake.
+    pub(super) fn head_stretches(&self, head_dim: usize, block: usize, start: usize) -> Stretches {
+        let columns = self.head_stretch * head_dim;
+        let shares_scale = block > 1 && !columns.is_multiple_of(SCALE_COLUMNS);
+        stretches((!shares_scale).then_some(columns), start)
+    }
+
+    /// How the columns of this rank's down projections are summed.
+    pub(super) fn width_stretches(&self) -> Stretches {
+        stretches(self.width_stretch, self.width.start)
+    }
+
     /// Rows of the vocabulary that `rank`, another one of a replica of `shard`, has.
     pub(super) fn vocabulary_part_of(&self, shard: &Shard, rank: usize) -> Range<usize> {
         self.vocabulary_parts[shard.parallelism.tensor_rank(rank)].clone()
@@ -232,6 +258,24 @@ impl Splits {
         self.obstacle(ranks).map_or(Ok(()), |obstacle| Err(refused(obstacle)))
     }
 
+    /// Numbers of ranks that add to the bits of one.
+    fn exact(&self) -> impl Iterator<Item = usize> {
+        (1..=EXACT_RANKS_MAX).filter(|ranks| self.obstacle(*ranks).is_none())
+    }
+
+    /// The most heads that no cut into so few ranks parts, of any that follow each other.
+    fn head_stretch(&self) -> usize {
+        self.exact().map(|ranks| self.heads / ranks).fold(0, greatest_common_divisor)
+    }
+
+    /// The same of columns of the feed-forward block; none if nothing is ever cut.
+    fn width_stretch(&self) -> Option<usize> {
+        let cuts = self.exact().flat_map(|ranks| {
+            (1..ranks).map(move |rank| part(self.width, self.width_step, rank, ranks).start)
+        });
+        Some(cuts.fold(0, greatest_common_divisor)).filter(|columns| *columns > 0)
+    }
+
     /// What `ranks` tensor ranks cannot share: how many, of what.
     fn obstacle(&self, ranks: usize) -> Option<(usize, &'static str)> {
         let (heads, kv_heads) = (self.heads, self.kv_heads);
@@ -250,6 +294,16 @@ impl Splits {
         too_few(self.width, self.width_step, "blocks of the feed-forward width")
             .or_else(|| too_few(self.vocabulary, PANEL_ROWS, "pieces of the vocabulary"))
     }
+}
+
+/// Stretches of `columns` of a row that is here from column `start` on.
+fn stretches(columns: Option<usize>, start: usize) -> Stretches {
+    let of = |columns| Stretches { columns, skipped: start % columns };
+    columns.map_or(Stretches::ONE, of)
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// Part `index` of `size` things cut into `parts`, in pieces of `step` that stay whole; the last
@@ -410,6 +464,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn stretches_end_wherever_up_to_eight_ranks_cut() {
+        let check = |splits: &Splits, heads, width| {
+            assert_eq!((splits.head_stretch(), splits.width_stretch()), (heads, width));
+        };
+        check(&SMOLLM2, 3, Some(512));
+        check(&QWEN, 7, Some(2560));
+        let llama = Splits { heads: 32, kv_heads: 8, width: 14_336, ..QWEN };
+        check(&llama, 4, Some(1792));
+        check(&Splits { width: 11_008, ..llama }, 4, Some(256));
+        check(&Splits { heads: 7, kv_heads: 1, ..QWEN }, 1, Some(256));
+        check(&Splits { heads: 11, kv_heads: 11, ..QWEN }, 11, None);
+        let of_second = cut(&QWEN, 2, 1);
+        assert_eq!(of_second.width_stretches(), Stretches { columns: 2560, skipped: 0 });
+        let stretches = of_second.head_stretches(64, 256, 256);
+        assert_eq!(stretches, Stretches { columns: 448, skipped: 256 });
+        assert_eq!(of_second.head_stretches(24, 32, 0), Stretches::ONE, "168 columns");
     }
 
     #[test]

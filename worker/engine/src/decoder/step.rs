@@ -5,6 +5,7 @@ use naru_kernels::{
     ShapeError, add, add_to_rows, attention, gate, matmul, softcap,
 };
 
+use super::collective::narrow;
 use super::forward::{Scratch, embed, op, rows, scale};
 use super::layer::{Head, Layer, Norm, Projection};
 use super::pass::{BLOCKS_PER_LAYER, Pass};
@@ -47,7 +48,8 @@ impl Pass for Step<'_> {
     }
 
     fn sum_stream(&mut self, collective: &mut dyn Collective) -> Result<(), StepError> {
-        Ok(collective.all_reduce_sum(&mut self.scratch.stream)?)
+        let s = &mut *self.scratch;
+        Ok(collective.all_reduce_floats(&mut s.stream, &mut s.part)?)
     }
 
     fn receive_stream(
@@ -62,24 +64,32 @@ impl Pass for Step<'_> {
         let (layers, index) = (self.layers, block / BLOCKS_PER_LAYER);
         let layer = &layers[index];
         if block.is_multiple_of(BLOCKS_PER_LAYER) {
-            self.attention(layer, index)
+            self.attention(layer, index)?;
         } else {
-            self.feed_forward(layer)
+            self.feed_forward(layer)?;
         }
+        self.close(layer, block).map_err(op("the sum of a block"))
     }
 
     fn sum_block(&mut self, collective: &mut dyn Collective) -> Result<(), StepError> {
-        Ok(collective.all_reduce_sum(&mut self.scratch.block)?)
+        let s = &mut *self.scratch;
+        collective.all_reduce_sum(&mut s.part)?;
+        s.block.resize(s.part.len(), 0.0);
+        narrow(&s.part, &mut s.block);
+        Ok(())
     }
 
     fn add_block(&mut self, block: usize) -> Result<(), StepError> {
-        let layers = self.layers;
-        let norm = layers[block / BLOCKS_PER_LAYER].post_norm(block % BLOCKS_PER_LAYER);
-        if self.is_added_at_once(norm) {
+        let layer = &self.layers[block / BLOCKS_PER_LAYER];
+        if self.is_added_at_once(layer, block) {
             return Ok(());
         }
         let (pool, hidden, s) = (self.pool, self.config.hidden, &mut *self.scratch);
         let factor = self.config.multipliers.residual;
+        let norm = layer.post_norm(block);
+        if let Some(bias) = &layer.last(block).bias {
+            add_to_rows(&mut s.block, bias).map_err(op("the bias of a block"))?;
+        }
         let block = &s.block;
         s.block_normed.resize(block.len(), 0.0);
         rows(pool, &mut s.block_normed, hidden, &|row, out| {
@@ -139,8 +149,7 @@ impl Step<'_> {
                 });
                 Ok(())
             })
-            .map_err(op("attention"))?;
-        self.close(&layer.output, layer.attention_post_norm.as_ref())
+            .map_err(op("attention"))
     }
 
     /// The feed-forward block of a layer, from the stream. Without a norm of its own in front it
@@ -161,7 +170,7 @@ impl Step<'_> {
             gate(pool.cpu(), kind, first, gated.then_some(second), out)
                 .expect("both halves have the row's width");
         });
-        self.close(&layer.down, layer.feed_forward_post_norm.as_ref())
+        Ok(())
     }
 
     /// Logits of `logit_rows`, of this rank's part of the vocabulary.
@@ -181,7 +190,7 @@ impl Step<'_> {
         if count == 0 {
             return Ok(());
         }
-        matmul(pool, &head.weight, &s.block_input, MatmulOutput::Set, &mut s.logits)
+        matmul(pool, &head.weight, &s.block_input, MatmulOutput::Set(&mut s.logits))
             .map_err(op("logits"))?;
         let (factor, cap) = (self.config.multipliers.logit, self.config.final_softcap);
         if factor != 1.0 || cap.is_some() {
@@ -236,28 +245,27 @@ impl Step<'_> {
 
     /// Whether a block's result goes into the stream as it is: then nothing stands between its
     /// last projection and the sum.
-    fn is_added_at_once(&self, norm: Option<&Norm<Vec<f32>>>) -> bool {
-        self.ranks == 1 && norm.is_none() && self.config.multipliers.residual == 1.0
+    fn is_added_at_once(&self, layer: &HostLayer, block: usize) -> bool {
+        let is_bare = layer.post_norm(block).is_none() && layer.last(block).bias.is_none();
+        self.ranks == 1 && is_bare && self.config.multipliers.residual == 1.0
     }
 
-    /// Projects a block's result back to the stream's width, beside the stream or into it.
-    fn close(
-        &mut self,
-        projection: &HostProjection,
-        norm: Option<&Norm<Vec<f32>>>,
-    ) -> Result<(), StepError> {
-        let failed = op("the sum of a block");
-        let is_added = self.is_added_at_once(norm);
+    /// Projects a block's result back to the stream's width: into the stream, beside it, or what
+    /// this rank has of it.
+    fn close(&mut self, layer: &HostLayer, block: usize) -> Result<(), ShapeError> {
+        let (is_added, weight) = (self.is_added_at_once(layer, block), &layer.last(block).weight);
         let (pool, s) = (self.pool, &mut *self.scratch);
-        let Projection { weight, bias } = projection;
-        if !is_added {
-            return project(pool, projection, &s.block_input, &mut s.block).map_err(failed);
-        }
-        matmul(pool, weight, &s.block_input, MatmulOutput::Add, &mut s.stream).map_err(&failed)?;
-        match bias {
-            Some(bias) => add_to_rows(&mut s.stream, bias).map_err(failed),
-            None => Ok(()),
-        }
+        let values = s.block_input.tokens() * weight.rows();
+        let out = if is_added {
+            MatmulOutput::Add(&mut s.stream)
+        } else if self.ranks == 1 {
+            s.block.resize(values, 0.0);
+            MatmulOutput::Set(&mut s.block)
+        } else {
+            s.part.resize(values, 0.0);
+            MatmulOutput::Wide(&mut s.part)
+        };
+        matmul(pool, weight, &s.block_input, out)
     }
 }
 
@@ -269,6 +277,6 @@ fn project(
     out: &mut Vec<f32>,
 ) -> Result<(), ShapeError> {
     out.resize(x.tokens() * projection.weight.rows(), 0.0);
-    matmul(pool, &projection.weight, x, MatmulOutput::Set, out)?;
+    matmul(pool, &projection.weight, x, MatmulOutput::Set(out))?;
     projection.bias.as_ref().map_or(Ok(()), |bias| add_to_rows(out, bias))
 }

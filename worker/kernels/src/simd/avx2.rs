@@ -194,6 +194,24 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn add_to_doubles(to: *mut f64, value: __m256) {
+        unsafe {
+            let low = _mm256_cvtps_pd(_mm256_castps256_ps128(value));
+            let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(value));
+            _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), low));
+            let to = to.add(4);
+            _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_doubles(from: *const f64) -> __m256 {
+        unsafe {
+            let low = _mm256_cvtpd_ps(_mm256_loadu_pd(from));
+            let high = _mm256_cvtpd_ps(_mm256_loadu_pd(from.add(4)));
+            _mm256_set_m128(high, low)
+        }
+    }
+    #[inline(always)]
     unsafe fn store_i8(to: *mut i8, value: __m256) {
         unsafe {
             let ints = _mm256_cvtps_epi32(value);

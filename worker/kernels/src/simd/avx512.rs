@@ -152,6 +152,24 @@ impl Lanes for Avx512 {
         unsafe { _mm512_mask_blend_ps(mask, b, a) }
     }
     #[inline(always)]
+    unsafe fn add_to_doubles(to: *mut f64, value: __m512) {
+        unsafe {
+            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(value));
+            let high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(value));
+            _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), low));
+            let to = to.add(8);
+            _mm512_storeu_pd(to, _mm512_add_pd(_mm512_loadu_pd(to), high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_doubles(from: *const f64) -> __m512 {
+        unsafe {
+            let low = _mm512_cvtpd_ps(_mm512_loadu_pd(from));
+            let high = _mm512_cvtpd_ps(_mm512_loadu_pd(from.add(8)));
+            _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+        }
+    }
+    #[inline(always)]
     unsafe fn store_i8(to: *mut i8, value: __m512) {
         unsafe {
             let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(value));

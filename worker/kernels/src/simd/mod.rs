@@ -103,6 +103,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn exp2_whole(a: Self::Floats) -> Self::Floats;
     /// Lanes below `count` of `a`, the others of `b`.
     unsafe fn first(count: usize, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Adds `COUNT` floats to as many doubles.
+    unsafe fn add_to_doubles(to: *mut f64, value: Self::Floats);
+    /// Reads `COUNT` doubles as floats, rounded to nearest.
+    unsafe fn load_doubles(from: *const f64) -> Self::Floats;
     /// Writes `COUNT` whole numbers in -127..=127 as bytes.
     unsafe fn store_i8(to: *mut i8, value: Self::Floats);
 

@@ -164,6 +164,18 @@ impl Lanes for Portable {
         each(|i| if i < count { a[i] } else { b[i] })
     }
     #[inline(always)]
+    unsafe fn add_to_doubles(to: *mut f64, value: Floats) {
+        // SAFETY: the caller's pointer has 16 doubles.
+        let to = unsafe { &mut *to.cast::<[f64; COUNT]>() };
+        to.iter_mut().zip(value).for_each(|(to, value)| *to += f64::from(value));
+    }
+    #[inline(always)]
+    unsafe fn load_doubles(from: *const f64) -> Floats {
+        // SAFETY: the caller's pointer has 16 doubles.
+        let from = unsafe { &*from.cast::<[f64; COUNT]>() };
+        each(|i| from[i] as f32)
+    }
+    #[inline(always)]
     unsafe fn store_i8(to: *mut i8, value: Floats) {
         let bytes: [i8; COUNT] = std::array::from_fn(|i| value[i] as i8);
         // SAFETY: the caller's pointer has room for 16 bytes.

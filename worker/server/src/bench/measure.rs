@@ -128,21 +128,24 @@ pub(super) fn follow(collective: &mut dyn Collective) -> anyhow::Result<()> {
 struct Round {
     operation: Operation,
     values: Vec<f32>,
+    addends: Vec<f64>,
     message: Vec<u8>,
     bytes: usize,
 }
 
 impl Round {
     fn new(task: &Task) -> Self {
-        let values = vec![0.0; task.bytes / size_of::<f32>()];
-        Self { operation: task.operation, values, message: vec![0; task.bytes], bytes: task.bytes }
+        let &Task { operation, bytes, .. } = task;
+        let values = vec![0.0; bytes / size_of::<f32>()];
+        let addends = vec![0.0; bytes / size_of::<f64>()];
+        Self { operation, values, addends, message: vec![0; bytes], bytes }
     }
 
     /// Rank 0's side; what one way took.
     fn lead(&mut self, collective: &mut dyn Collective) -> Result<Duration, CollectiveError> {
         let begin = Instant::now();
         match self.operation {
-            Operation::AllReduce => collective.all_reduce_sum(&mut self.values)?,
+            Operation::AllReduce => collective.all_reduce_sum(&mut self.addends)?,
             Operation::Broadcast => {
                 collective.broadcast(&self.message)?;
                 collective.receive(1, &mut Vec::new())?;
@@ -158,7 +161,7 @@ impl Round {
 
     fn follow(&mut self, collective: &mut dyn Collective) -> Result<(), CollectiveError> {
         match self.operation {
-            Operation::AllReduce => collective.all_reduce_sum(&mut self.values),
+            Operation::AllReduce => collective.all_reduce_sum(&mut self.addends),
             Operation::Broadcast => {
                 collective.receive_broadcast(&mut self.message)?;
                 collective.send(0, &mut Vec::new())

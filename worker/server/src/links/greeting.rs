@@ -5,7 +5,7 @@ use naru_protocol::links::v1::{Hello, Purpose};
 
 /// Of the messages, frames and plans of this program. Others are refused: members of one replica
 /// are of one image.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// What a rank is, and what it expects of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,8 +143,8 @@ mod tests {
         check("nobody else leads", 3, control(), Err(why));
         let why = "rank 1 connects to the higher rank 3; the higher rank connects";
         check("the lower rank waits", 3, values(), Err(why));
-        let hello = Hello { protocol: 2, ..values() };
-        let why = "rank 1 speaks version 2 of the links' protocol, here it is 1";
+        let hello = Hello { protocol: 3, ..values() };
+        let why = "rank 1 speaks version 3 of the links' protocol, here it is 2";
         check("another program", 0, hello, Err(why));
         let hello = Hello { replica: "serving/qwen-1".to_owned(), ..values() };
         let why = "rank 1 is of the replica `serving/qwen-1`, this is `serving/qwen-0`";

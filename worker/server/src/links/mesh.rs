@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use super::wire::{Kind, Wire, WireError};
 
 /// Values from which a sum among more than two ranks is made in two exchanges.
-const PARTED_VALUES_MIN: usize = 16 << 10;
+const PARTED_VALUES_MIN: usize = 8 << 10;
 
 const ADDING: &str = "adding with the ranks of a stage";
 const PLANNING: &str = "passing on a plan";
@@ -31,9 +31,9 @@ pub(crate) struct Mesh {
     wires: Vec<Option<Wire>>,
     fate: Arc<Fate>,
     /// What another rank has of a sum.
-    others: Vec<f32>,
+    others: Vec<f64>,
     /// What this one has of it.
-    mine: Vec<f32>,
+    mine: Vec<f64>,
     /// When the plan of this step was sent, or had come.
     began: Option<Instant>,
     spent: LinkTime,
@@ -122,10 +122,10 @@ impl Mesh {
         &mut self,
         rank: usize,
         doing: &'static str,
-        values: &[f32],
+        values: &[u8],
     ) -> Result<(), CollectiveError> {
-        self.spent.bytes += size_of_val(values) as u64;
-        self.with(rank, doing, |wire| wire.send(Kind::Values, values.as_bytes()))
+        self.spent.bytes += values.len() as u64;
+        self.with(rank, doing, |wire| wire.send(Kind::Values, values))
     }
 
     /// Takes as many values as there is room for.
@@ -133,13 +133,13 @@ impl Mesh {
         &mut self,
         rank: usize,
         doing: &'static str,
-        values: &mut [f32],
+        values: &mut [u8],
     ) -> Result<(), CollectiveError> {
-        self.with(rank, doing, |wire| wire.receive(Kind::Values, values.as_mut_bytes()))
+        self.with(rank, doing, |wire| wire.receive(Kind::Values, values))
     }
 
     /// Adds what each rank of the stage has of `values[part]`, in the order of ranks.
-    fn add(&mut self, values: &mut [f32], part: Range<usize>) -> Result<(), CollectiveError> {
+    fn add(&mut self, values: &mut [f64], part: Range<usize>) -> Result<(), CollectiveError> {
         let sum = &mut values[part];
         let (mut mine, mut others) =
             (std::mem::take(&mut self.mine), std::mem::take(&mut self.others));
@@ -150,7 +150,7 @@ impl Mesh {
         let mut done = Ok(());
         for rank in self.parallelism.stage_ranks(self.rank) {
             if rank != self.rank {
-                done = self.take(rank, ADDING, &mut others);
+                done = self.take(rank, ADDING, others.as_mut_bytes());
             }
             if done.is_err() {
                 break;
@@ -162,15 +162,15 @@ impl Mesh {
         done
     }
 
-    fn add_at_once(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
+    fn add_at_once(&mut self, values: &mut [f64]) -> Result<(), CollectiveError> {
         for rank in self.others_of_stage() {
-            self.give(rank, ADDING, values)?;
+            self.give(rank, ADDING, values.as_bytes())?;
         }
         let whole = 0..values.len();
         self.add(values, whole)
     }
 
-    fn add_in_parts(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
+    fn add_in_parts(&mut self, values: &mut [f64]) -> Result<(), CollectiveError> {
         let ranks = self.parallelism.tensor();
         let first = self.parallelism.stage_ranks(self.rank).start;
         let size = values.len().div_ceil(ranks);
@@ -180,15 +180,15 @@ impl Mesh {
         };
         let parts: Vec<_> = self.parallelism.stage_ranks(self.rank).map(part).collect();
         for rank in self.others_of_stage() {
-            self.give(rank, ADDING, &values[parts[rank - first].clone()])?;
+            self.give(rank, ADDING, values[parts[rank - first].clone()].as_bytes())?;
         }
         let mine = parts[self.rank - first].clone();
         self.add(values, mine.clone())?;
         for rank in self.others_of_stage() {
-            self.give(rank, ADDING, &values[mine.clone()])?;
+            self.give(rank, ADDING, values[mine.clone()].as_bytes())?;
         }
         for rank in self.others_of_stage() {
-            self.take(rank, ADDING, &mut values[parts[rank - first].clone()])?;
+            self.take(rank, ADDING, values[parts[rank - first].clone()].as_mut_bytes())?;
         }
         Ok(())
     }
@@ -218,7 +218,7 @@ impl Collective for Mesh {
         done
     }
 
-    fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
+    fn all_reduce_sum(&mut self, values: &mut [f64]) -> Result<(), CollectiveError> {
         self.timed(|mesh| match mesh.parallelism.tensor() {
             1 => Ok(()),
             ranks if ranks > 2 && values.len() >= PARTED_VALUES_MIN => mesh.add_in_parts(values),
@@ -227,11 +227,11 @@ impl Collective for Mesh {
     }
 
     fn send(&mut self, to: usize, values: &mut Vec<f32>) -> Result<(), CollectiveError> {
-        self.timed(|mesh| mesh.give(to, PASSING, values))
+        self.timed(|mesh| mesh.give(to, PASSING, values.as_bytes()))
     }
 
     fn receive(&mut self, from: usize, values: &mut Vec<f32>) -> Result<(), CollectiveError> {
-        self.timed(|mesh| mesh.take(from, PASSING, values))
+        self.timed(|mesh| mesh.take(from, PASSING, values.as_mut_bytes()))
     }
 
     fn abort(&mut self, reason: &str) {

@@ -5,8 +5,9 @@
 //! frame: kind (1 byte), 3 bytes of zeros, length of the payload (4 bytes, little-endian), payload
 //! ```
 //!
-//! Values are 32-bit floats, little-endian. One record of TLS holds a frame's head and the first of
-//! its payload, so that a small message is one record, one system call and one packet.
+//! Values are floats, little-endian: of 64 bits what is to be summed, of 32 all else. One record
+//! of TLS holds a frame's head and the first of its payload, so that a small message is one
+//! record, one system call and one packet.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;

@@ -106,7 +106,7 @@ impl Collective for Apart {
         Err(Self::error(0))
     }
 
-    fn all_reduce_sum(&mut self, _: &mut [f32]) -> Result<(), CollectiveError> {
+    fn all_reduce_sum(&mut self, _: &mut [f64]) -> Result<(), CollectiveError> {
         Err(Self::error(1))
     }
 

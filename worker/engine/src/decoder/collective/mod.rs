@@ -46,7 +46,20 @@ pub trait Collective: Send {
 
     /// Replaces `values` by their sum over the tensor ranks of this stage, added in the order of
     /// ranks: every rank gets the same bits, and the same bits every time.
-    fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), CollectiveError>;
+    fn all_reduce_sum(&mut self, values: &mut [f64]) -> Result<(), CollectiveError>;
+
+    /// The same for floats; `wide` is memory for it.
+    fn all_reduce_floats(
+        &mut self,
+        values: &mut [f32],
+        wide: &mut Vec<f64>,
+    ) -> Result<(), CollectiveError> {
+        wide.clear();
+        wide.extend(values.iter().map(|value| f64::from(*value)));
+        self.all_reduce_sum(wide)?;
+        narrow(wide, values);
+        Ok(())
+    }
 
     /// Gives `values` to rank `to`, and leaves any other buffer, of any length, in their place, so
     /// that nothing need be copied. Does not wait for the receiver: several messages may be on
@@ -65,6 +78,11 @@ pub trait Collective: Send {
     fn take_link_time(&mut self) -> LinkTime {
         LinkTime::default()
     }
+}
+
+/// Rounds sums to the floats that are left of them.
+pub(super) fn narrow(wide: &[f64], values: &mut [f32]) {
+    values.iter_mut().zip(wide).for_each(|(value, wide)| *value = *wide as f32);
 }
 
 /// What a step's meetings with other ranks took on one rank.
@@ -114,7 +132,7 @@ impl Collective for SingleRank {
         Err(no_other(0, "receiving a plan"))
     }
 
-    fn all_reduce_sum(&mut self, _values: &mut [f32]) -> Result<(), CollectiveError> {
+    fn all_reduce_sum(&mut self, _values: &mut [f64]) -> Result<(), CollectiveError> {
         Ok(())
     }
 

@@ -59,7 +59,7 @@ struct Group {
 
 /// Where the ranks of one stage add.
 struct Stage {
-    places: [Vec<RwLock<Vec<f32>>>; 2],
+    places: [Vec<RwLock<Vec<f64>>>; 2],
     /// Arrivals of all ranks at all meetings.
     arrived: AtomicUsize,
     parked: AtomicUsize,
@@ -134,7 +134,7 @@ impl Collective for ThreadCollective {
         Ok(())
     }
 
-    fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), CollectiveError> {
+    fn all_reduce_sum(&mut self, values: &mut [f64]) -> Result<(), CollectiveError> {
         const DOING: &str = "adding with the ranks of a stage";
         let begin = (self.clock)();
         let (mine, ranks) = (self.parallelism.tensor_rank(self.rank), self.parallelism.tensor());
@@ -314,8 +314,8 @@ mod tests {
         ThreadCollective::group(Parallelism::new(tensor, pipeline).unwrap(), &clock())
     }
 
-    /// In another order the sum of these is 1 or 2.
-    const PARTS: [f32; 3] = [1e8, 1.0, -1e8];
+    /// In another order the sum of these is 1.
+    const PARTS: [f64; 3] = [1e17, 1.0, -1e17];
 
     #[test]
     fn sums_are_in_the_order_of_ranks_on_every_rank() {
@@ -324,10 +324,10 @@ mod tests {
                 let part = PARTS[link.rank() % 3];
                 for round in 0..2000 {
                     let length = 1 + round % 7;
-                    let mut values: Vec<f32> = (0..length).map(|i| part * i as f32).collect();
+                    let mut values: Vec<f64> = (0..length).map(|i| part * i as f64).collect();
                     link.all_reduce_sum(&mut values).unwrap();
-                    let sum = |i: usize| (PARTS[0] * i as f32 + i as f32) + PARTS[2] * i as f32;
-                    let expected: Vec<f32> = (0..length).map(sum).collect();
+                    let sum = |i: usize| (PARTS[0] * i as f64 + i as f64) + PARTS[2] * i as f64;
+                    let expected: Vec<f64> = (0..length).map(sum).collect();
                     assert_eq!(values, expected, "round {round}");
                 }
                 link

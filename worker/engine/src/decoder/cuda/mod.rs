@@ -76,6 +76,7 @@ pub struct CudaDecoder {
     bytes: Vec<u8>,
     /// What goes over the host.
     values: Vec<f32>,
+    wide: Vec<f64>,
     /// `[logit_rows, vocabulary_part]` of a rank's last piece.
     logits: Vec<f32>,
 }
@@ -167,8 +168,8 @@ impl CudaModel {
         self.model.kv_blocks = blocks;
         let Self { device, model, limits } = self;
         let (words, bytes) = (Vec::new(), Vec::new());
-        let (values, logits) = (Vec::new(), Vec::new());
-        Ok(CudaDecoder { device, model, limits, words, bytes, values, logits })
+        let (values, wide, logits) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(CudaDecoder { device, model, limits, words, bytes, values, wide, logits })
     }
 }
 
@@ -235,7 +236,8 @@ impl CudaDecoder {
         more(&mut self.bytes);
         device.upload(inputs, &self.bytes)?;
         let tokens = batch.tokens.len();
-        let mut pass = DevicePass::new(device, model, plan, tokens, &mut self.values);
+        let values = (&mut self.values, &mut self.wide);
+        let mut pass = DevicePass::new(device, model, plan, tokens, values);
         order::run(&mut pass, &model.shard, collective)?;
         Ok(place)
     }

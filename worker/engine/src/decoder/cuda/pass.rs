@@ -33,6 +33,8 @@ pub(super) struct DevicePass<'a> {
     places: Range<usize>,
     /// Values on the host.
     values: &'a mut Vec<f32>,
+    /// The same, to be summed.
+    wide: &'a mut Vec<f64>,
 }
 
 impl<'a> DevicePass<'a> {
@@ -42,10 +44,10 @@ impl<'a> DevicePass<'a> {
         model: &'a DeviceModel,
         plan: &'a StepPlan,
         tokens: usize,
-        values: &'a mut Vec<f32>,
+        (values, wide): (&'a mut Vec<f32>, &'a mut Vec<f64>),
     ) -> Self {
         let count = tokens * model.config.hidden;
-        Self { device, model, plan, count, places: 0..0, values }
+        Self { device, model, plan, count, places: 0..0, values, wide }
     }
 
     /// Runs what has been asked for, up to `end`.
@@ -76,7 +78,7 @@ impl<'a> DevicePass<'a> {
             return Ok(());
         }
         self.read(at)?;
-        collective.all_reduce_sum(self.values)?;
+        collective.all_reduce_floats(self.values, self.wide)?;
         Ok(self.device.upload_floats(at, self.values)?)
     }
 }

@@ -181,7 +181,7 @@ impl Step<'_> {
             launches.push(rounded.map_err(op("the sum of a block"))?);
         }
         let layer = &model.layers[before / BLOCKS_PER_LAYER];
-        let post = layer.post_norm(before % BLOCKS_PER_LAYER).map(device_norm);
+        let post = layer.post_norm(before).map(device_norm);
         Ok(Pending { block: buffers.block, post })
     }
 
@@ -343,7 +343,11 @@ impl Step<'_> {
             1 => (LinearOutput::Element, block),
             _ => (LinearOutput::F32, partial),
         };
-        let weights = Weights::of(projection, kind);
+        let mut weights = Weights::of(projection, kind);
+        // The parts of ranks are summed: one of them has the bias.
+        if self.model.shard.tensor_rank() > 0 {
+            weights.bias = DevicePointer::NULL;
+        }
         self.multiply(&weights, self.plan.tokens, (block_input, output), launches)
             .map_err(op("the sum of a block"))
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use naru_kernels::cuda::{Device, DeviceMatrix, DevicePointer, GpuError, WeightFormat, lay_out};
-use naru_kernels::{ComputePool, MatrixView, ShapeError};
+use naru_kernels::{ComputePool, MatrixView, ShapeError, Stretches};
 
 use super::super::load::{Store, layout};
 use crate::weights::{MappedMatrix, WeightError};
@@ -98,7 +98,12 @@ impl Store for DeviceStore<'_> {
     type Vector = DevicePointer;
     type Table = DeviceMatrix;
 
-    fn matrix(&self, name: &str, views: &[MatrixView<'_>]) -> Result<DeviceWeight, WeightError> {
+    fn matrix(
+        &self,
+        name: &str,
+        views: &[MatrixView<'_>],
+        _stretches: Stretches,
+    ) -> Result<DeviceWeight, WeightError> {
         if let Some(table) = self.tables.borrow().get(name) {
             let is_whole = matches!(views, [view] if view.rows() == table.rows);
             if is_whole {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use naru_kernels::{MatrixView, ShapeError};
+use naru_kernels::{MatrixView, ShapeError, Stretches};
 
 use super::super::layer::{Head, Layer, Norm, Projection};
 use super::super::positions::RopeTables;
@@ -103,7 +103,7 @@ impl<'a, S: Store> Loader<'a, S> {
             part(LayerRole::Key, attention.kv_heads, &self.cut.kv_heads)?,
             part(LayerRole::Value, attention.kv_heads, &self.cut.kv_heads)?,
         ];
-        self.projection(&parts, attention.input_bias)
+        self.projection(&parts, attention.input_bias, Stretches::ONE)
     }
 
     /// The output projection of this rank's heads, and how many columns it has in front of them.
@@ -123,8 +123,9 @@ impl<'a, S: Store> Loader<'a, S> {
             wanted_rows: 0..hidden,
             wanted_columns: start..heads.end.next_multiple_of(block).min(columns),
         };
-        let with_bias = attention.output_bias && self.adds_bias_of_sum();
-        Ok((self.projection(&[part], with_bias)?, heads.start - start))
+        let stretches = self.cut.head_stretches(dim, block, start);
+        let projection = self.projection(&[part], attention.output_bias, stretches)?;
+        Ok((projection, heads.start - start))
     }
 
     fn up(&self, layer: usize) -> Result<StoreProjection<S>, WeightError> {
@@ -144,7 +145,7 @@ impl<'a, S: Store> Loader<'a, S> {
             })
         };
         let parts: Vec<Part> = roles.iter().map(part).collect::<Result<_, _>>()?;
-        self.projection(&parts, self.config.feed_forward.bias)
+        self.projection(&parts, self.config.feed_forward.bias, Stretches::ONE)
     }
 
     fn down(&self, layer: usize) -> Result<StoreProjection<S>, WeightError> {
@@ -155,12 +156,7 @@ impl<'a, S: Store> Loader<'a, S> {
             wanted_rows: 0..self.config.hidden,
             wanted_columns: self.cut.width.clone(),
         };
-        self.projection(&[part], self.config.feed_forward.bias && self.adds_bias_of_sum())
-    }
-
-    /// The ranks' partial products are summed: one of them adds the bias.
-    fn adds_bias_of_sum(&self) -> bool {
-        self.shard.tensor_rank() == 0
+        self.projection(&[part], self.config.feed_forward.bias, self.cut.width_stretches())
     }
 
     pub(super) fn embedding(&self) -> Result<S::Table, WeightError> {
@@ -177,7 +173,7 @@ impl<'a, S: Store> Loader<'a, S> {
         if !(tied && self.shard.is_first_stage()) {
             self.count(&view);
         }
-        let weight = self.store.matrix(&name, &[view])?;
+        let weight = self.store.matrix(&name, &[view], Stretches::ONE)?;
         matrix.forget();
         let norm = self.names.of_model(ModelRole::OutputNorm);
         let norm = self.norm(&norm.ok_or_else(|| missing(ModelRole::OutputNorm))?)?;
@@ -228,6 +224,7 @@ impl<'a, S: Store> Loader<'a, S> {
         &self,
         parts: &[Part],
         with_bias: bool,
+        stretches: Stretches,
     ) -> Result<StoreProjection<S>, WeightError> {
         let open = |part: &Part| {
             self.tensors.matrix(&format!("{}.weight", part.name), part.rows, part.columns)
@@ -240,7 +237,7 @@ impl<'a, S: Store> Loader<'a, S> {
             self.count(&view);
             views.push(view);
         }
-        let weight = self.store.matrix(&format!("{}.weight", parts[0].name), &views)?;
+        let weight = self.store.matrix(&format!("{}.weight", parts[0].name), &views, stretches)?;
         matrices.iter().for_each(MappedMatrix::forget);
         let mut bias = Vec::new();
         for part in parts.iter().filter(|_| with_bias) {

@@ -11,7 +11,9 @@ mod loader;
 
 use std::sync::Arc;
 
-use naru_kernels::{ComputePool, DType, MatrixView, PackedMatrix, ShapeError, dequantise};
+use naru_kernels::{
+    ComputePool, DType, MatrixView, PackedMatrix, ShapeError, Stretches, dequantise,
+};
 use thiserror::Error;
 
 use super::Decoder;
@@ -77,8 +79,14 @@ pub(super) trait Store {
     /// An embedding table there.
     type Table;
 
-    /// Lays out `views` under each other. `name` is for errors.
-    fn matrix(&self, name: &str, views: &[MatrixView<'_>]) -> Result<Self::Matrix, WeightError>;
+    /// Lays out `views` under each other, their rows to be summed in `stretches` where that is done
+    /// so. `name` is for errors.
+    fn matrix(
+        &self,
+        name: &str,
+        views: &[MatrixView<'_>],
+        stretches: Stretches,
+    ) -> Result<Self::Matrix, WeightError>;
 
     /// Keeps a vector.
     fn vector(&self, name: &str, values: Vec<f32>) -> Result<Self::Vector, WeightError>;
@@ -99,13 +107,20 @@ impl Store for Host<'_> {
     type Vector = Vec<f32>;
     type Table = MappedMatrix;
 
-    fn matrix(&self, name: &str, views: &[MatrixView<'_>]) -> Result<PackedMatrix, WeightError> {
+    fn matrix(
+        &self,
+        name: &str,
+        views: &[MatrixView<'_>],
+        stretches: Stretches,
+    ) -> Result<PackedMatrix, WeightError> {
         let packed = if self.in_floats {
             pack_floats(views, self.pool)
         } else {
             PackedMatrix::pack_stacked(views, self.pool)
         };
-        packed.map_err(|source| layout(name, source))
+        packed
+            .and_then(|packed| packed.in_stretches(stretches))
+            .map_err(|source| layout(name, source))
     }
 
     fn vector(&self, _name: &str, values: Vec<f32>) -> Result<Vec<f32>, WeightError> {
@@ -125,7 +140,12 @@ impl Store for Nowhere {
     type Vector = ();
     type Table = ();
 
-    fn matrix(&self, _name: &str, _views: &[MatrixView<'_>]) -> Result<(), WeightError> {
+    fn matrix(
+        &self,
+        _name: &str,
+        _views: &[MatrixView<'_>],
+        _stretches: Stretches,
+    ) -> Result<(), WeightError> {
         Ok(())
     }
 

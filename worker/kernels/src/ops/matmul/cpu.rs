@@ -6,11 +6,12 @@ use super::MatmulOutput;
 use super::activations::Activations;
 use super::layout::{
     Fifths, FifthsOffset, FloatKind, Nibbles, NibblesOffset, PANEL_ROWS, PanelLayout, Quantised,
-    Sixths, Whole,
+    Sixths, UNIT_COLUMNS, Whole,
 };
-use super::packed::{PackedMatrix, Segment};
-use super::tile::{self, Brain, FloatWeight, Half, Single, TileOut};
-use crate::pool::{ComputePool, SharedSlice};
+use super::output::{SharedOutput, TileOut};
+use super::packed::{PackedMatrix, Segment, Stretches};
+use super::tile::{self, Brain, FloatWeight, Half, Single};
+use crate::pool::ComputePool;
 use crate::simd::{self, Lanes};
 
 /// Tokens whose activations stay in a core's second cache while the panels of a task pass by.
@@ -26,10 +27,10 @@ struct Task<'a> {
     panels: Range<usize>,
     tokens: Range<usize>,
     x: &'a Activations,
-    out: &'a SharedSlice<f32>,
+    stretches: Stretches,
+    out: &'a SharedOutput,
     /// Rows of the whole stack: from a token of the output to the next.
     stride: usize,
-    mode: MatmulOutput,
 }
 
 /// See the op; sizes are checked and there is something to do.
@@ -37,8 +38,7 @@ pub(super) fn matmul(
     pool: &ComputePool,
     weight: &PackedMatrix,
     x: &Activations,
-    mode: MatmulOutput,
-    out: &mut [f32],
+    out: MatmulOutput<'_>,
 ) {
     let chunk_bytes = weight.bytes().div_ceil(pool.threads() * TASKS_PER_THREAD);
     let chunk_bytes = chunk_bytes.max(TASK_BYTES_MIN);
@@ -46,7 +46,7 @@ pub(super) fn matmul(
     let chunks = |segment: &Segment| segment.panels().div_ceil(chunk(segment));
     let chunks_total: usize = weight.segments().iter().map(chunks).sum();
     let token_blocks = x.tokens().div_ceil(TASK_TOKENS_MAX);
-    let shared = SharedSlice::new(out);
+    let shared = SharedOutput::new(out);
     pool.run(chunks_total * token_blocks, &|task| {
         let (block, mut index) = (task / chunks_total, task % chunks_total);
         let first_token = block * TASK_TOKENS_MAX;
@@ -61,9 +61,9 @@ pub(super) fn matmul(
                 panels: first..(first + chunk(segment)).min(segment.panels()),
                 tokens: first_token..(first_token + TASK_TOKENS_MAX).min(x.tokens()),
                 x,
+                stretches: weight.stretches(),
                 out: &shared,
                 stride: weight.rows(),
-                mode,
             };
             simd::dispatch!(pool.cpu(), run_task(task: &Task<'_>));
             return;
@@ -99,8 +99,8 @@ impl Task<'_> {
         let rows = PANEL_ROWS.min(self.segment.rows - row);
         let at = token * self.stride + self.segment.first_row + row;
         // SAFETY: no other task has these rows of these tokens.
-        let first = unsafe { self.out.range(at, rows) }.as_mut_ptr();
-        TileOut { first, stride: self.stride, rows, add: self.mode == MatmulOutput::Add }
+        let first = unsafe { self.out.place(at, rows) };
+        TileOut { first, stride: self.stride, rows }
     }
 }
 
@@ -120,6 +120,7 @@ unsafe fn quantised_panels<L: Lanes, Q: Quantised>(task: &Task<'_>) {
     // Eight rows of AVX2 leave registers for four tokens.
     let widest = if L::COUNT == 16 { 8 } else { 4 };
     let units = task.x.units();
+    let stretches = task.stretches.in_units(UNIT_COLUMNS);
     for panel in task.panels.clone() {
         let weights = task.segment.panel(panel);
         let mut token = task.tokens.start;
@@ -130,10 +131,10 @@ unsafe fn quantised_panels<L: Lanes, Q: Quantised>(task: &Task<'_>) {
             // SAFETY: the panel has the segment's layout and as many units as x; the tokens exist.
             unsafe {
                 match width {
-                    8 => tile::quantised::<L, Q, 8>(weights, units, &x, out),
-                    4 => tile::quantised::<L, Q, 4>(weights, units, &x, out),
-                    2 => tile::quantised::<L, Q, 2>(weights, units, &x, out),
-                    _ => tile::quantised::<L, Q, 1>(weights, units, &x, out),
+                    8 => tile::quantised::<L, Q, 8>(weights, units, stretches, &x, out),
+                    4 => tile::quantised::<L, Q, 4>(weights, units, stretches, &x, out),
+                    2 => tile::quantised::<L, Q, 2>(weights, units, stretches, &x, out),
+                    _ => tile::quantised::<L, Q, 1>(weights, units, stretches, &x, out),
                 }
             }
             token += width;
@@ -157,9 +158,9 @@ unsafe fn float_panels<L: Lanes, W: FloatWeight>(task: &Task<'_>) {
             // SAFETY: the panel has as many columns as x; the tokens exist.
             unsafe {
                 match width {
-                    4 => tile::floats::<L, W, 4>(weights, columns, x, out),
-                    2 => tile::floats::<L, W, 2>(weights, columns, x, out),
-                    _ => tile::floats::<L, W, 1>(weights, columns, x, out),
+                    4 => tile::floats::<L, W, 4>(weights, columns, task.stretches, x, out),
+                    2 => tile::floats::<L, W, 2>(weights, columns, task.stretches, x, out),
+                    _ => tile::floats::<L, W, 1>(weights, columns, task.stretches, x, out),
                 }
             }
             token += width;

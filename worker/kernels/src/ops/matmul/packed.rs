@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::layout::{PANEL_ROWS, PanelLayout, VECTOR_BYTES};
+use super::layout::{PANEL_ROWS, PanelLayout, UNIT_COLUMNS, VECTOR_BYTES};
 use super::pack;
 use crate::matrix::MatrixView;
 use crate::pool::ComputePool;
@@ -15,7 +15,36 @@ use crate::shape::{self, ShapeError};
 pub struct PackedMatrix {
     rows: usize,
     columns: usize,
+    stretches: Stretches,
     segments: Vec<Segment>,
+}
+
+/// How the columns of a row are summed: those of a stretch in f32, the sums of stretches in f64.
+///
+/// Two parts of a row that are cut between stretches add up to the bits that the row has in one
+/// piece: f64 holds a sum of f32 without rounding as long as none is some 2^28 times another, and
+/// what is lost then is below half of the last bit of the f32 that is left in the end, or a tie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretches {
+    /// Columns of a stretch.
+    pub columns: usize,
+    /// How many columns of the first stretch are not there, because the row begins behind them.
+    pub skipped: usize,
+}
+
+impl Stretches {
+    /// One, of as many columns as there are.
+    pub const ONE: Self = Self { columns: usize::MAX, skipped: 0 };
+
+    /// Columns of the first stretch.
+    pub(super) fn first(&self) -> usize {
+        self.columns - self.skipped
+    }
+
+    /// The same in units of `size` columns.
+    pub(super) fn in_units(self, size: usize) -> Self {
+        Self { columns: self.columns / size, skipped: self.skipped / size }
+    }
 }
 
 /// One matrix of the stack.
@@ -51,7 +80,22 @@ impl PackedMatrix {
             segments.push(Segment::pack(view, rows, pool));
             rows += view.rows();
         }
-        Ok(Self { rows, columns, segments })
+        Ok(Self { rows, columns, stretches: Stretches::ONE, segments })
+    }
+
+    /// The same matrix, its rows summed in `stretches`. Errors: one is empty, or begins inside the
+    /// 32 columns that quantised activations have a scale for.
+    pub fn in_stretches(self, stretches: Stretches) -> Result<Self, ShapeError> {
+        const OP: &str = "stretches";
+        let Stretches { columns, skipped } = stretches;
+        shape::at_most(OP, "columns skipped of a stretch", columns.saturating_sub(1), skipped)?;
+        shape::at_most(OP, "count of empty ones", 0, usize::from(columns == 0))?;
+        let is_float = |segment: &Segment| matches!(segment.layout, PanelLayout::Float(_));
+        if stretches != Stretches::ONE && !self.segments.iter().all(is_float) {
+            shape::multiple(OP, "columns", UNIT_COLUMNS, columns)?;
+            shape::multiple(OP, "columns skipped", UNIT_COLUMNS, skipped)?;
+        }
+        Ok(Self { stretches, ..self })
     }
 
     /// Rows: values that a token's product has.
@@ -67,6 +111,10 @@ impl PackedMatrix {
     /// Bytes of memory the weights take.
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(|segment| segment.lines.len() * VECTOR_BYTES).sum()
+    }
+
+    pub(super) fn stretches(&self) -> Stretches {
+        self.stretches
     }
 
     pub(super) fn segments(&self) -> &[Segment] {

@@ -63,7 +63,7 @@ fn product(pool: &ComputePool, weight: &PackedMatrix, x: &[f32]) -> Vec<f32> {
     let mut left = Activations::new();
     left.copy_from(pool, weight.columns(), x).unwrap();
     let mut out = vec![f32::NAN; left.tokens() * weight.rows()];
-    matmul(pool, weight, &left, MatmulOutput::Set, &mut out).unwrap();
+    matmul(pool, weight, &left, MatmulOutput::Set(&mut out)).unwrap();
     out
 }
 
@@ -149,6 +149,60 @@ fn a_token_alone_has_the_bits_it_has_in_a_batch() {
     }
 }
 
+/// What columns `range` of the weight add to a product; their stretches are those of the whole.
+fn part(
+    pool: &ComputePool,
+    view: &MatrixView<'_>,
+    range: std::ops::Range<usize>,
+    columns: usize,
+    x: &[f32],
+) -> Vec<f64> {
+    let (whole, held) = (view.columns(), range.len());
+    let weight = PackedMatrix::pack(&view.slice_columns(range.clone()).unwrap(), pool).unwrap();
+    let stretches = Stretches { columns, skipped: range.start % columns };
+    let weight = weight.in_stretches(stretches).unwrap();
+    let rows: Vec<f32> =
+        x.chunks_exact(whole).flat_map(|row| row[range.clone()].to_vec()).collect();
+    let mut left = Activations::new();
+    left.copy_from(pool, held, &rows).unwrap();
+    let mut out = vec![f64::NAN; left.tokens() * weight.rows()];
+    matmul(pool, &weight, &left, MatmulOutput::Wide(&mut out)).unwrap();
+    out
+}
+
+#[test]
+fn parts_cut_between_stretches_add_to_the_bits_of_the_whole() {
+    for (dtype, level) in DType::ALL.iter().flat_map(|dtype| LEVELS.map(|level| (*dtype, level))) {
+        let (rows, columns, stretch) = (37, 1536, 192);
+        let bytes = blocks(dtype, rows, columns, 21);
+        let view = MatrixView::new(dtype, rows, columns, &bytes).unwrap();
+        let pool = pool(2, level);
+        let weight = PackedMatrix::pack(&view, &pool).unwrap();
+        let stretches = Stretches { columns: stretch, skipped: 0 };
+        let weight = weight.in_stretches(stretches).unwrap();
+        let x = floats(23, 13 * columns);
+        let whole = product(&pool, &weight, &x);
+        // 768 is between two blocks of every format; a block of 256 ends inside a stretch at 512,
+        // and then what one part has of the stretch is zeros.
+        let mut beside = x.clone();
+        beside.chunks_exact_mut(columns).for_each(|row| row[512..576].fill(0.0));
+        let check = |cuts: &[usize], x: &[f32], whole: &[f32]| {
+            let mut sum = vec![0.0f64; whole.len()];
+            for cut in cuts.windows(2) {
+                let part = part(&pool, &view, cut[0]..cut[1], stretch, x);
+                sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            let sum: Vec<f32> = sum.iter().map(|sum| *sum as f32).collect();
+            assert_eq!(sum, whole, "{dtype:?} {level:?} {cuts:?}");
+        };
+        check(&[0, 768, 1536], &x, &whole);
+        check(&[0, 512, 1536], &beside, &product(&pool, &weight, &beside));
+        let one = PackedMatrix::pack(&view, &pool).unwrap();
+        let apart = product(&pool, &one, &x);
+        assert_ne!(apart, whole, "{dtype:?}: one sum of all columns would hide an error");
+    }
+}
+
 #[test]
 fn greatest_activations_and_weights_do_not_saturate() {
     for dtype in [DType::Q4_0, DType::Q5_0, DType::Q6_K, DType::Q8_0] {
@@ -191,7 +245,7 @@ fn stacked_matrices_of_unlike_formats_write_one_row_per_token() {
     let mut left = Activations::new();
     left.copy_from(&pool, 64, &x).unwrap();
     let mut sum = out.clone();
-    matmul(&pool, &both, &left, MatmulOutput::Add, &mut sum).unwrap();
+    matmul(&pool, &both, &left, MatmulOutput::Add(&mut sum)).unwrap();
     assert!(sum.iter().zip(&out).all(|(sum, once)| *sum == 2.0 * once));
 }
 
@@ -203,14 +257,22 @@ fn what_does_not_fit_is_refused() {
     let weight = PackedMatrix::pack(&view, &pool).unwrap();
     let mut x = Activations::new();
     x.copy_from(&pool, 64, &[0.0; 64]).unwrap();
-    let refused = matmul(&pool, &weight, &x, MatmulOutput::Set, &mut [0.0; 3]).unwrap_err();
+    let refused = matmul(&pool, &weight, &x, MatmulOutput::Set(&mut [0.0; 3])).unwrap_err();
     assert_eq!(refused.to_string(), "matmul: output must be 2, not 3");
     x.copy_from(&pool, 32, &[0.0; 64]).unwrap();
-    assert!(matmul(&pool, &weight, &x, MatmulOutput::Set, &mut [0.0; 4]).is_err());
+    assert!(matmul(&pool, &weight, &x, MatmulOutput::Wide(&mut [0.0; 4])).is_err());
     let narrow = view.slice_columns(0..32).unwrap();
     assert!(PackedMatrix::pack_stacked(&[view, narrow], &pool).is_err());
     assert!(PackedMatrix::pack_stacked(&[], &pool).is_err());
     let none = PackedMatrix::pack(&view.slice_rows(0..0).unwrap(), &pool).unwrap();
     x.copy_from(&pool, 64, &[0.0; 64]).unwrap();
-    matmul(&pool, &none, &x, MatmulOutput::Set, &mut []).unwrap();
+    matmul(&pool, &none, &x, MatmulOutput::Set(&mut [])).unwrap();
+    let stretches = |columns, skipped| {
+        let weight = PackedMatrix::pack(&view, &pool).unwrap();
+        weight.in_stretches(Stretches { columns, skipped }).map(drop).map_err(|e| e.to_string())
+    };
+    assert_eq!(stretches(64, 32), Ok(()));
+    let refused = "stretches: columns must be a multiple of 32, not 48".to_owned();
+    assert_eq!(stretches(48, 0), Err(refused));
+    assert!(stretches(64, 16).is_err() && stretches(64, 64).is_err() && stretches(0, 0).is_err());
 }

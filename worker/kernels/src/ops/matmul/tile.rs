@@ -5,25 +5,16 @@
 //! One token is bound by reading the weights. Each token's floats are combined in the same order
 //! whatever the tile.
 
+use std::ops::Range;
+
 use super::activations::QuantisedRows;
 use super::layout::{EXPONENT_BYTES, PANEL_ROWS, Quantised, UNIT_COLUMNS};
+use super::output::{Sums, TileOut, write};
+use super::packed::Stretches;
 use crate::simd::Lanes;
 
-/// Where a tile's result goes: `rows` of the panel exist, tokens are `stride` apart.
-#[derive(Clone, Copy)]
-pub(super) struct TileOut {
-    /// The panel's first row of the tile's first token.
-    pub(super) first: *mut f32,
-    /// From a token to the next.
-    pub(super) stride: usize,
-    /// Rows of the panel that exist, 1 to 16.
-    pub(super) rows: usize,
-    /// Whether the product is added to what is there.
-    pub(super) add: bool,
-}
-
 /// Multiplies the panel of layout `Q` and `units` units at `panel` with the `T` first tokens of
-/// `x`.
+/// `x`; `stretches` are of units.
 ///
 /// # Safety
 /// The instruction set of `L` is present; such a panel is at `panel`; `x` has `T` tokens of `units`
@@ -32,6 +23,7 @@ pub(super) struct TileOut {
 pub(super) unsafe fn quantised<L: Lanes, Q: Quantised, const T: usize>(
     panel: *const u8,
     units: usize,
+    stretches: Stretches,
     x: &QuantisedRows<'_>,
     out: TileOut,
 ) {
@@ -42,12 +34,20 @@ pub(super) unsafe fn quantised<L: Lanes, Q: Quantised, const T: usize>(
         let quants = panel.add(EXPONENT_BYTES + scale_bytes);
         for first in (0..PANEL_ROWS).step_by(L::COUNT) {
             let (scales, quants) = (scales.add(first), quants.add(first * 4));
-            let mut totals = quantised_lanes::<L, Q, T>(scales, quants, units, x);
             let undo = L::load(panel.cast::<f32>().add(first));
-            for total in &mut totals {
-                *total = L::mul(*total, undo);
+            if units <= stretches.first() && !out.first.is_wide() {
+                let all = 0..units;
+                let totals = quantised_lanes::<L, Q, T>(scales, quants, undo, all, units, x);
+                write::<L, T>(totals, first, out);
+                continue;
             }
-            write::<L, T>(totals, first, out);
+            let (mut sums, mut start, mut end) = (Sums::<T>::ZERO, 0, stretches.first());
+            while start < units {
+                let part = start..end.min(units);
+                sums.add::<L>(quantised_lanes::<L, Q, T>(scales, quants, undo, part, units, x));
+                (start, end) = (end, end.saturating_add(stretches.columns));
+            }
+            sums.write::<L>(first, out);
         }
     }
 }
@@ -56,13 +56,15 @@ pub(super) unsafe fn quantised<L: Lanes, Q: Quantised, const T: usize>(
 unsafe fn quantised_lanes<L: Lanes, Q: Quantised, const T: usize>(
     scales: *const u16,
     quants: *const u8,
+    undo: L::Floats,
+    part: Range<usize>,
     units: usize,
     x: &QuantisedRows<'_>,
 ) -> [L::Floats; T] {
     // SAFETY: all places are inside the panel and the tokens, by the contract of `quantised`.
     unsafe {
         let mut totals = [L::splat(0.0); T];
-        for unit in 0..units {
+        for unit in part {
             let quants = quants.add(unit * Q::QUANT_BYTES);
             let scales = scales.add(unit * Q::SCALE_HALVES);
             let mut ints = [L::splat_int(0); T];
@@ -95,6 +97,9 @@ unsafe fn quantised_lanes<L: Lanes, Q: Quantised, const T: usize>(
                     *total = L::fma(offset, sum, *total);
                 }
             }
+        }
+        for total in &mut totals {
+            *total = L::mul(*total, undo);
         }
         totals
     }
@@ -172,58 +177,61 @@ const CHAINS: usize = 4;
 pub(super) unsafe fn floats<L: Lanes, W: FloatWeight, const T: usize>(
     panel: *const u8,
     columns: usize,
+    stretches: Stretches,
     x: *const f32,
     out: TileOut,
 ) {
     // SAFETY: lanes first..first + COUNT are inside the panel's 16 rows, columns inside the tokens.
     unsafe {
         for first in (0..PANEL_ROWS).step_by(L::COUNT) {
-            let mut sums = [[L::splat(0.0); CHAINS]; T];
-            let whole = columns / CHAINS * CHAINS;
-            for column in (0..whole).step_by(CHAINS) {
-                for chain in 0..CHAINS {
-                    let weight = W::load::<L>(panel, (column + chain) * PANEL_ROWS + first);
-                    for (t, sums) in sums.iter_mut().enumerate() {
-                        let left = L::splat(*x.add(t * columns + column + chain));
-                        sums[chain] = L::fma(weight, left, sums[chain]);
-                    }
-                }
+            if columns <= stretches.first() && !out.first.is_wide() {
+                let totals = float_lanes::<L, W, T>(panel, first, 0..columns, columns, x);
+                write::<L, T>(totals, first, out);
+                continue;
             }
-            for column in whole..columns {
-                let weight = W::load::<L>(panel, column * PANEL_ROWS + first);
-                for (t, sums) in sums.iter_mut().enumerate() {
-                    let left = L::splat(*x.add(t * columns + column));
-                    sums[0] = L::fma(weight, left, sums[0]);
-                }
+            let (mut sums, mut start, mut end) = (Sums::<T>::ZERO, 0, stretches.first());
+            while start < columns {
+                let part = start..end.min(columns);
+                sums.add::<L>(float_lanes::<L, W, T>(panel, first, part, columns, x));
+                (start, end) = (end, end.saturating_add(stretches.columns));
             }
-            let mut totals = [L::splat(0.0); T];
-            for (total, s) in totals.iter_mut().zip(sums) {
-                *total = L::add(L::add(s[0], s[1]), L::add(s[2], s[3]));
-            }
-            write::<L, T>(totals, first, out);
+            sums.write::<L>(first, out);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn write<L: Lanes, const T: usize>(totals: [L::Floats; T], first: usize, out: TileOut) {
-    if first >= out.rows {
-        return;
-    }
-    // SAFETY: whole vectors are touched only where all their rows exist.
+unsafe fn float_lanes<L: Lanes, W: FloatWeight, const T: usize>(
+    panel: *const u8,
+    first: usize,
+    part: Range<usize>,
+    columns: usize,
+    x: *const f32,
+) -> [L::Floats; T] {
+    // SAFETY: all places are inside the panel and the tokens, by the contract of `floats`.
     unsafe {
-        for (t, &total) in totals.iter().enumerate() {
-            let to = out.first.add(t * out.stride + first);
-            if out.rows - first >= L::COUNT {
-                let total = if out.add { L::add(L::load(to), total) } else { total };
-                L::store(to, total);
-                continue;
-            }
-            let mut lanes = [0.0f32; PANEL_ROWS];
-            L::store(lanes.as_mut_ptr(), total);
-            for (i, lane) in lanes[..out.rows - first].iter().enumerate() {
-                *to.add(i) = if out.add { *to.add(i) + lane } else { *lane };
+        let mut sums = [[L::splat(0.0); CHAINS]; T];
+        let whole = part.start + part.len() / CHAINS * CHAINS;
+        for column in (part.start..whole).step_by(CHAINS) {
+            for chain in 0..CHAINS {
+                let weight = W::load::<L>(panel, (column + chain) * PANEL_ROWS + first);
+                for (t, sums) in sums.iter_mut().enumerate() {
+                    let left = L::splat(*x.add(t * columns + column + chain));
+                    sums[chain] = L::fma(weight, left, sums[chain]);
+                }
             }
         }
+        for column in whole..part.end {
+            let weight = W::load::<L>(panel, column * PANEL_ROWS + first);
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let left = L::splat(*x.add(t * columns + column));
+                sums[0] = L::fma(weight, left, sums[0]);
+            }
+        }
+        let mut totals = [L::splat(0.0); T];
+        for (total, s) in totals.iter_mut().zip(sums) {
+            *total = L::add(L::add(s[0], s[1]), L::add(s[2], s[3]));
+        }
+        totals
     }
 }

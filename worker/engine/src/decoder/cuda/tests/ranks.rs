@@ -237,7 +237,7 @@ impl Device for Watched {
         let is_in_one = !self.seen.lock().unwrap().joined.is_empty();
         let Some(sums) = self.sums.as_mut().filter(|_| is_in_one) else { return Ok(false) };
         let mut values = self.device.read_floats(at, count)?.to_vec();
-        sums.all_reduce_sum(&mut values).unwrap();
+        sums.all_reduce_floats(&mut values, &mut Vec::new()).unwrap();
         self.note(|seen| seen.sums += 1);
         self.device.upload_floats(at, &values)?;
         Ok(true)
