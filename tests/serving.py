@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import queue
+import random
 import re
 import signal
 import socket
@@ -34,15 +35,24 @@ def model(name):
     return path
 
 
+# Nobody is given these for a connection that goes out, nor a node's Services: what is free stays so until it is listened on.
+PORTS = range(10_000, 30_000)
+next_port = random.choice(PORTS)
+
+
 def free_address(ports=1):
-    """An address of this machine with so many free ports from there."""
+    """An address of this machine with so many free ports from there, never given twice."""
+    global next_port
     while True:
-        with contextlib.ExitStack() as probes:
-            first = probes.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                for port in range(first + 1, first + ports):
-                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
-                return f"127.0.0.1:{first}"
+        first = next_port
+        next_port += ports
+        if next_port >= PORTS.stop:
+            next_port = PORTS.start
+            continue
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for port in range(first, first + ports):
+                probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            return f"127.0.0.1:{first}"
 
 
 def deployment(name, weights, replicas=1, sequences=64, context=2048, drain_seconds=5, kv_cache="512Mi"):

@@ -189,7 +189,7 @@ def predict(whole, model, tensor, pipeline, links, cores):
     """Seconds of a step if computing shares evenly, cores are shared by the ranks of a stage, and nobody waits."""
     _, layers, hidden, words, _ = model
     compute = whole / tensor * max(1, tensor / cores)
-    sums = 2 * layers * links.seconds("all_reduce", hidden * 4) * (tensor - 1) if tensor > 1 else 0
+    sums = 2 * layers * links.seconds("all_reduce", hidden * 8) * (tensor - 1) if tensor > 1 else 0
     hops = (pipeline - 1) * links.seconds("send_receive", hidden * 4)
     others = tensor - 1 if pipeline == 1 else tensor
     logits = others * links.seconds("send_receive", words // tensor * 4) if tensor * pipeline > 1 else 0

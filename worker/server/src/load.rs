@@ -49,6 +49,20 @@ pub(crate) struct ModelBounds {
     pub(crate) kv_memory_bytes: u64,
 }
 
+/// Bounds that the model cannot be served within: the command line is wrong, or the spec that it
+/// was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BoundsError {
+    #[error(
+        "--max-context-tokens {asked} (engine.maxContextTokens): the model was made for {made_for}"
+    )]
+    Context { asked: usize, made_for: usize },
+    #[error(
+        "--kv-cache-memory (engine.kvCacheMemory) is below the {block_bytes} bytes of one block"
+    )]
+    KvCache { block_bytes: u64 },
+}
+
 /// For keys and values on a processor, where the command line does not say.
 pub(crate) const KV_MEMORY_BYTES: u64 = 1 << 30;
 /// Of a GPU's memory, what is left to the driver: graphs, and kernels that are loaded late.
@@ -95,16 +109,20 @@ impl EngineSettings {
         }
     }
 
+    /// Tokens of a prompt and its answer. Errors: more than the model was made for.
+    fn context_tokens(&self, made_for: usize) -> Result<usize, BoundsError> {
+        let asked = self.max_context_tokens.unwrap_or(made_for);
+        if asked > made_for {
+            return Err(BoundsError::Context { asked, made_for });
+        }
+        Ok(asked)
+    }
+
     /// What the engine may use with this model. Errors: a context that the model was not made for,
     /// a KV cache that holds not even one block.
-    pub(crate) fn for_model(&self, model: &ModelBounds) -> anyhow::Result<EngineConfig> {
+    pub(crate) fn for_model(&self, model: &ModelBounds) -> Result<EngineConfig, BoundsError> {
         let &ModelBounds { context_tokens, kv_bytes_per_block, kv_memory_bytes } = model;
-        let max_context_tokens = self.max_context_tokens.unwrap_or(context_tokens);
-        if max_context_tokens > context_tokens {
-            bail!(
-                "--max-context-tokens {max_context_tokens}: the model was made for {context_tokens}"
-            );
-        }
+        let max_context_tokens = self.context_tokens(context_tokens)?;
         // More than every sequence at full length can use would be a waste.
         let useful =
             max_context_tokens.div_ceil(KV_BLOCK_TOKENS).saturating_mul(self.max_sequences);
@@ -112,7 +130,7 @@ impl EngineSettings {
         let affordable = bytes / kv_bytes_per_block.max(1);
         let kv_blocks = usize::try_from(affordable).unwrap_or(usize::MAX).min(useful);
         if kv_blocks == 0 {
-            bail!("--kv-cache-memory is below the {kv_bytes_per_block} bytes of one block");
+            return Err(BoundsError::KvCache { block_bytes: kv_bytes_per_block });
         }
         Ok(EngineConfig {
             max_sequences: self.max_sequences,
@@ -197,7 +215,7 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
 fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
     let words = format!("{error:#}");
     let is_spoilt = error.downcast_ref::<OpenError>().is_some_and(OpenError::is_spoilt);
-    let is_bad_usage = error.is::<ShardError>();
+    let is_bad_usage = error.is::<ShardError>() || error.is::<BoundsError>();
     let Some(path) = fetched.filter(|_| is_spoilt) else {
         return Failure { is_bad_usage, ..words.into() };
     };
@@ -282,6 +300,8 @@ fn load(
     }
     let files = ModelFiles::open(&path).context("opening the model")?;
     member.described(splits(&files));
+    // Known before anything is read.
+    settings.context_tokens(files.config().context_tokens)?;
     let start_pool =
         || ComputePool::start_on(settings.threads, settings.cpu).context("starting threads");
     let mut progress = Progress::start("load", files.weight_bytes());

@@ -131,8 +131,9 @@ fn check_sums(
     }
 }
 
-/// Below, at and above what is added in two exchanges, and more than any socket holds at once.
-const SIZES: &[usize] = &[0, 1, 7, 576, 8_191, 8_192, 8_193, 3_000_000];
+/// Below, at and above what is added in two exchanges, and what is in one message; and more than
+/// any socket holds at once.
+const SIZES: &[usize] = &[0, 1, 7, 576, 8_191, 8_192, 8_193, 32_768, 32_769, 65_536, 3_000_000];
 
 #[test]
 fn a_sum_has_the_same_bits_on_every_rank() {
