@@ -171,8 +171,10 @@ impl Group<'_> {
             return Some(words.clone());
         };
         let ended = member.ended.as_ref().filter(|_| !member.is_there());
-        let how = ended.map_or_else(|| words.clone(), |(_, failure)| failure.to_string());
-        Some(self.who(number) + &how)
+        // Who it is was just said.
+        let said = first.blames.map(|rank| format!("rank {rank} is lost: ")).unwrap_or_default();
+        let words = || words.strip_prefix(&said).unwrap_or(words).to_owned();
+        Some(self.who(number) + &ended.map_or_else(words, |(_, failure)| failure.to_string()))
     }
 
     fn of_member(&self, number: usize, failure: &WorkerFailure) -> WorkerFailure {
@@ -273,13 +275,14 @@ mod tests {
         back[1].ended = None;
         let placing = Phase::Pending { why: PendingReason::Placing };
         check("nobody has said yet who is lost", &back, true, &placing);
-        let mut all = group(&[apart(Some("its link broke")), apart(None), apart(None)]);
-        check("a link broke", &all, true, &apart(Some("its link broke")));
+        let said = "rank 2 is lost: its link broke";
+        let mut all = group(&[apart(Some(said)), apart(None), apart(None)]);
+        check("a link broke", &all, true, &apart(Some(said)));
         all[0].blames = Some(2);
         let named = "rank 2 (pod solar-0-2 on node a): its link broke";
         check("to one that member 0 knows", &all, true, &apart(Some(named)));
         all[0].blames = Some(9);
-        check("or does not", &all, true, &apart(Some("its link broke")));
+        check("or does not", &all, true, &apart(Some(said)));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::error::Error;
 use std::net::SocketAddr;
 
 use naru_plan::{
-    DeploymentName, Millis, Moment, Phase, Replica, ReplicaId, Revision, SILENT_MAX, Template,
-    WorkerFailure, group,
+    Backend, DeploymentName, Millis, Moment, Phase, Replica, ReplicaId, Revision, SILENT_MAX,
+    Template, WorkerFailure, group,
 };
 use naru_protocol::Endpoint;
 use naru_protocol::worker::v1::State;
@@ -76,7 +76,7 @@ impl Record {
         all.filter(|(_, member)| !member.is_running()).map(|(number, _)| number).collect()
     }
 
-    /// How a member finds the others.
+    /// How a member finds the others, and its GPUs, which lie side by side on this machine.
     pub(super) fn arguments(
         &self,
         name: &DeploymentName,
@@ -85,8 +85,13 @@ impl Record {
     ) -> Vec<String> {
         let Some(listen) = self.links.get(member) else { return Vec::new() };
         let members: Vec<_> = self.links.iter().map(SocketAddr::to_string).collect();
-        let replica = format!("{name}-{id}");
-        arguments::of_member(replica, member.to_string(), &members, listen.to_string())
+        let (replica, number) = (format!("{name}-{id}"), member.to_string());
+        let mut arguments = arguments::of_member(replica, number, &members, listen.to_string());
+        if let Backend::Cuda(_) = self.template.backend {
+            let first = member * self.template.parallelism.devices_per_member() as usize;
+            arguments.extend(["--device".to_owned(), first.to_string()]);
+        }
+        arguments
     }
 
     /// A new run of a member begins.

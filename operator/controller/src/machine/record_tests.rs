@@ -174,6 +174,16 @@ async fn a_member_that_found_its_place_taken_moves_them_all() {
 }
 
 #[tokio::test]
+async fn members_have_their_gpus_side_by_side() {
+    let mut record = record("{tensor: 4, devicesPerMember: 2}, backend: cuda");
+    record.end().await;
+    record.meets_at([8000, 8004].map(|port| SocketAddr::from(([127, 0, 0, 1], port))).to_vec());
+    let name = DeploymentName::parse("default", "solar").unwrap();
+    let device = |member| record.arguments(&name, ReplicaId(0), member)[8..].join(" ");
+    assert_eq!([device(0), device(1)], ["--device 0", "--device 2"]);
+}
+
+#[tokio::test]
 async fn what_a_member_refuses_is_what_is_told() {
     let mut record = record(THREE);
     record.hears(1, listening(8000), 1);
