@@ -51,6 +51,7 @@ def main() -> None:
         "parts": {path.stem: int(path.read_text()) for path in sorted(results.glob("*.status"))},
         "ceilings": peers.get("ceilings", {}), "torch": peers.get("torch"),
         "models": [read(path) for path in sorted(results.glob("model-*.json"))],
+        "ranks": [read(path) for path in sorted(results.glob("ranks-*.json"))],
         "loads": [read(path) for path in sorted(results.glob("load-*.json"))],
         "kernels": ops,
         "timings": [timing(one, peers.get("ceilings", {}), by_case) for one in kernels.get("timings", [])],

@@ -18,7 +18,7 @@ strip -o "$folder/agreement" "$agreement"
 strip -o "$folder/naru-worker" "$worker"
 strip -o "$folder/agree" "$agree"
 cp worker/kernels/tests/gpu/run.sh worker/kernels/tests/gpu/peers.py worker/kernels/tests/gpu/merge.py \
-    worker/kernels/tests/gpu/load.py "$folder"
+    worker/kernels/tests/gpu/load.py worker/kernels/tests/gpu/ranks.py "$folder"
 # Text in four languages and what it was answered, as tokens of SmolLM2.
 python3 - <<'END' >"$folder/SmolLM2-135M-Instruct.Q4_1.texts"
 import gzip, json

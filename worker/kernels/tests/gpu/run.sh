@@ -1,7 +1,7 @@
 #!/bin/sh
 # On a machine with a GPU: every kernel against f64, and timed; compute-sanitizer over all of them; the
-# decoder against the processor's, and minutes of mixed load on a worker, for each model given; the same ops of
-# PyTorch, where there is one.
+# decoder against the processor's, replicas of several ranks that share the GPU against one worker, and minutes of
+# mixed load, for each model given; the same ops of PyTorch, where there is one.
 #   run.sh PACKED RESULTS [MODEL.gguf ...]
 # Writes RESULTS/result.json and a log of each part. Exits with the number of parts that failed.
 set -u
@@ -46,6 +46,8 @@ for model in $models; do
         part "$name-$element" 90 "$packed/agree" --model "$model" --element "$element" "$@" \
             --json "$results/model-$name-$element.json"
     done
+    part "ranks-$name" 240 \
+        python3 "$packed/ranks.py" "$packed/naru-worker" "$model" "$results/ranks-$name.json" --backend cuda
     part "load-$name" "$((LOAD_SECONDS + 60))" \
         python3 "$packed/load.py" "$packed/naru-worker" "$model" "$results/load-$name.json" "$LOAD_SECONDS" --backend cuda
 done
