@@ -80,9 +80,9 @@ def ranks(tmp_path, request):
         ranks.stop()
 
 
-# Three members of a rank each, two members of two, and one alone of two.
-@pytest.mark.parametrize("ranks", [(1, 3), (1, 4, 2), (1, 2, 2)], indirect=True)
-def test_stages_answer_as_one_rank_does(ranks, alone):
+# Members of a rank each, two members of two, and one alone of two.
+@pytest.mark.parametrize("ranks", [(3, 1), (3, 2), (1, 3), (1, 4, 2), (1, 2, 2)], indirect=True)
+def test_ranks_answer_as_one_does(ranks, alone):
     assert {question: text(ranks.workers[0], question) for question in QUESTIONS} == alone
     # Another member computes and does not answer.
     assert [ask(worker, "hello").status_code for worker in ranks.workers[1:]] == [503] * (len(ranks.workers) - 1)
@@ -118,8 +118,7 @@ def stream(worker, prompt, seen):
 
 
 @pytest.mark.parametrize("ranks", [(3, 1)], indirect=True)
-def test_each_rank_is_lost_in_turn_and_the_others_go_on(ranks):
-    expected = {question: text(ranks.workers[0], question) for question in QUESTIONS}
+def test_each_rank_is_lost_in_turn_and_the_others_go_on(ranks, alone):
     for victim in (1, 2, 0):
         pids = [worker.child.pid for worker in ranks.workers]
         seen = []
@@ -137,12 +136,12 @@ def test_each_rank_is_lost_in_turn_and_the_others_go_on(ranks):
         ranks.restart(victim)
         ranks.wait_ready(BACK_SECONDS_MAX)
         assert time.monotonic() - killed < BACK_SECONDS_MAX + NOTICED_SECONDS_MAX
-        assert {question: text(ranks.workers[0], question) for question in QUESTIONS} == expected
+        assert {question: text(ranks.workers[0], question) for question in QUESTIONS} == alone
         still = [worker.child.pid for worker in ranks.workers]
         assert [old == new for old, new in zip(pids, still, strict=True)] == [rank != victim for rank in range(3)]
 
 
-@pytest.mark.parametrize("ranks", [(1, 2)], indirect=True)
+@pytest.mark.parametrize("ranks", [(3, 1), (1, 2)], indirect=True)
 def test_a_rank_that_is_slow_is_waited_for(ranks, alone):
     question = QUESTIONS[0]
     slow = ranks.workers[1].child.pid
