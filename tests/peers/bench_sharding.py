@@ -11,6 +11,7 @@ import argparse
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -29,6 +30,8 @@ MODELS = {
 }
 SHORT_TOKENS, LONG_TOKENS = 8, 136
 STEPS = LONG_TOKENS - SHORT_TOKENS
+PROMPT_TOKENS = 512
+SEED = 3
 START_SECONDS_MAX = 120
 PARTS = ("compute", "wait", "link")
 MIB = 1 << 20
@@ -108,9 +111,9 @@ class Replica:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
 
-    def ask(self, tokens):
+    def ask(self, tokens, prompt=range(100, 108)):
         """Seconds until so many tokens were answered."""
-        body = {"model": "m", "prompt": list(range(100, 108)), "max_tokens": tokens, "temperature": 0}
+        body = {"model": "m", "prompt": list(prompt), "max_tokens": tokens, "temperature": 0}
         kind = http.client.HTTPSConnection if self.context else http.client.HTTPConnection
         connection = kind(self.http, timeout=600, **({"context": self.context} if self.context else {}))
         begin = time.monotonic()
@@ -143,6 +146,10 @@ class Replica:
         step = (long - short) / STEPS
         ranks = zip(start, middle, end, strict=True)
         return step, [{part: (c[part] - 2 * b[part] + a[part]) / STEPS for part in PARTS} for a, b, c in ranks]
+
+    def prompt(self, chance):
+        """Seconds until the only token after a prompt that nobody has seen before."""
+        return self.ask(1, [chance.randrange(1000, 40000) for _ in range(PROMPT_TOKENS)])
 
     def memory(self):
         """By rank: bytes of its own, and of mapped files, that are in memory."""
@@ -197,19 +204,21 @@ def predict(whole, model, tensor, pipeline, links, cores):
 
 
 def show(name, model, worker, rounds, tls):
-    links, whole, cores = Links(worker, tls), None, os.cpu_count()
-    steps, memory = [], []
+    links, whole, whole_prompt, cores = Links(worker, tls), None, None, os.cpu_count()
+    steps, others, chance = [], [], random.Random(SEED)
     for tensor, pipeline in model[4]:
         replica = Replica(worker, model_path(model[0]), tensor, pipeline, tls)
         try:
             replica.round()
             measured = [replica.round() for _ in range(rounds)]
+            prompts = [replica.prompt(chance) for _ in range(rounds + 1)][1:]
             held = replica.memory()
         finally:
             replica.stop()
         seconds = [step for step, _ in measured]
         step = statistics.median(seconds)
-        whole = whole or step
+        prompt = statistics.median(prompts)
+        whole, whole_prompt = whole or step, whole_prompt or prompt
         compute, link = predict(whole, model, tensor, pipeline, links, cores)
         by_rank = list(zip(*(ranks for _, ranks in measured), strict=True))
         split = {part: [statistics.median(each[part] for each in rank) for rank in by_rank] for part in PARTS}
@@ -219,14 +228,18 @@ def show(name, model, worker, rounds, tls):
         model_says = f"{ms(compute + link)} = {ms(compute)} + {ms(link)}"
         ratio = f"{step / (compute + link):.2f}×"
         steps.append(f"| {label} | {spread} | {' | '.join(parts)} | {model_says} | {ratio} |")
-        memory.append(f"| {label} | {'; '.join(f'{own / MIB:.0f} + {file / MIB:.0f}' for own, file in held)} |")
-        print(f"  {name}, {label}: {spread} ms", file=sys.stderr)
+        prompt_spread = f"{prompt * 1e3:.0f} ({min(prompts) * 1e3:.0f} to {max(prompts) * 1e3:.0f})"
+        times = f"{whole_prompt / prompt:.2f}×"
+        memory = "; ".join(f"{own / MIB:.0f} + {file / MIB:.0f}" for own, file in held)
+        others.append(f"| {label} | {prompt_spread} | {times} | {memory} |")
+        print(f"  {name}, {label}: {spread} ms; prompt {prompt_spread} ms", file=sys.stderr)
     print(f"\n### {model[0]}\n")
     print("| | step, ms | computing, by rank | waiting | link | model: computing + link | measured ÷ model |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     print("\n".join(steps))
-    print("\n| | memory of each rank, MiB: its own + mapped files |\n| --- | --- |")
-    print("\n".join(memory))
+    what = f"a prompt of {PROMPT_TOKENS} tokens, ms | one rank ÷ that"
+    print(f"\n| | {what} | memory of each rank, MiB: its own + mapped files |\n| --- | --- | --- | --- |")
+    print("\n".join(others))
 
 
 def ms(seconds):
