@@ -171,8 +171,11 @@ impl Group<'_> {
             return Some(words.clone());
         };
         let ended = member.ended.as_ref().filter(|_| !member.is_there());
-        // Who it is was just said.
-        let said = first.blames.map(|rank| format!("rank {rank} is lost: ")).unwrap_or_default();
+        // Of a member of one rank that was just said.
+        let said = match (first.blames, self.parallelism.devices_per_member()) {
+            (Some(rank), 1) => format!("rank {rank} is lost: "),
+            _ => String::new(),
+        };
         let words = || words.strip_prefix(&said).unwrap_or(words).to_owned();
         Some(self.who(number) + &ended.map_or_else(words, |(_, failure)| failure.to_string()))
     }

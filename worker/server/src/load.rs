@@ -49,8 +49,7 @@ pub(crate) struct ModelBounds {
     pub(crate) kv_memory_bytes: u64,
 }
 
-/// Bounds that the model cannot be served within: the command line is wrong, or the spec that it
-/// was made of.
+/// Bounds that the model cannot be served within.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BoundsError {
     #[error(
@@ -61,6 +60,15 @@ pub(crate) enum BoundsError {
         "--kv-cache-memory (engine.kvCacheMemory) is below the {block_bytes} bytes of one block"
     )]
     KvCache { block_bytes: u64 },
+    #[error("{free_bytes} bytes are left for keys and values; one block takes {block_bytes}")]
+    NoRoom { free_bytes: u64, block_bytes: u64 },
+}
+
+impl BoundsError {
+    /// Whether another command line would help, and not more memory.
+    fn is_bad_usage(&self) -> bool {
+        !matches!(self, Self::NoRoom { .. })
+    }
 }
 
 /// For keys and values on a processor, where the command line does not say.
@@ -130,7 +138,11 @@ impl EngineSettings {
         let affordable = bytes / kv_bytes_per_block.max(1);
         let kv_blocks = usize::try_from(affordable).unwrap_or(usize::MAX).min(useful);
         if kv_blocks == 0 {
-            return Err(BoundsError::KvCache { block_bytes: kv_bytes_per_block });
+            let block_bytes = kv_bytes_per_block;
+            return Err(match self.kv_cache_bytes {
+                Some(_) => BoundsError::KvCache { block_bytes },
+                None => BoundsError::NoRoom { free_bytes: bytes, block_bytes },
+            });
         }
         Ok(EngineConfig {
             max_sequences: self.max_sequences,
@@ -215,7 +227,8 @@ pub(crate) fn start(member: Arc<Member>, settings: EngineSettings, source: Sourc
 fn failure(error: &anyhow::Error, fetched: Option<&Path>) -> Failure {
     let words = format!("{error:#}");
     let is_spoilt = error.downcast_ref::<OpenError>().is_some_and(OpenError::is_spoilt);
-    let is_bad_usage = error.is::<ShardError>() || error.is::<BoundsError>();
+    let bounds = error.downcast_ref::<BoundsError>();
+    let is_bad_usage = error.is::<ShardError>() || bounds.is_some_and(BoundsError::is_bad_usage);
     let Some(path) = fetched.filter(|_| is_spoilt) else {
         return Failure { is_bad_usage, ..words.into() };
     };

@@ -69,7 +69,8 @@ impl<M, V> Layer<M, V> {
         norms[block % BLOCKS_PER_LAYER].as_ref()
     }
 
-    /// The last projection of `block`. Each rank has its bias, to be added to the sum.
+    /// The last projection of `block`. Each rank has its bias: processors
+    /// add it to the sum, of devices the first to its part.
     pub(super) fn last(&self, block: usize) -> &Projection<M, V> {
         [&self.output, &self.down][block % BLOCKS_PER_LAYER]
     }

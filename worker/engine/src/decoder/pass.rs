@@ -36,7 +36,7 @@ pub(super) trait Pass {
     /// Replaces the result of the last block by its sum over the ranks of the stage.
     fn sum_block(&mut self, collective: &mut dyn Collective) -> Result<(), StepError>;
 
-    /// Adds the block's result to the stream, normed and scaled as the model has it.
+    /// Adds the block's result to the stream, with its bias, normed and scaled as the model has it.
     fn add_block(&mut self, block: usize) -> Result<(), StepError>;
 
     /// Makes logits of the rows that are wanted, in this rank's columns.

@@ -25,6 +25,8 @@ const PANEL_ROWS: usize = 16;
 /// Up to so many tensor ranks add to the bits of one rank: a machine's devices. More would ask for
 /// shorter stretches, which cost every rank, and the one, time.
 const EXACT_RANKS_MAX: usize = 8;
+/// As short as a stretch of feed-forward columns may be, or of a narrow model a 16th of them.
+const STRETCH_COLUMNS_MIN: usize = 256;
 /// Columns that quantised activations have one scale for.
 const SCALE_COLUMNS: usize = 32;
 
@@ -155,6 +157,7 @@ impl Shard {
         let (ranks, rank) = (self.parallelism.tensor(), self.tensor_rank());
         let heads = part(splits.heads, 1, rank, ranks);
         let group = splits.heads / splits.kv_heads;
+        let (head_stretch, width_stretch) = splits.stretches();
         let rows = |rank| part(splits.vocabulary, PANEL_ROWS, rank, ranks);
         Ok(Cut {
             kv_heads: heads.start / group..heads.end.div_ceil(group),
@@ -162,8 +165,8 @@ impl Shard {
             width: part(splits.width, splits.width_step, rank, ranks),
             vocabulary: rows(rank),
             vocabulary_parts: (0..ranks).map(rows).collect(),
-            head_stretch: splits.head_stretch(),
-            width_stretch: splits.width_stretch(),
+            head_stretch,
+            width_stretch,
         })
     }
 }
@@ -181,9 +184,8 @@ pub(super) struct Cut {
     pub(super) vocabulary: Range<usize>,
     /// The same of each rank of the stage.
     pub(super) vocabulary_parts: Vec<Range<usize>>,
-    /// Heads whose columns any rank that is to add exactly has whole, of those that follow them.
+    /// As [`Splits::stretches`].
     head_stretch: usize,
-    /// The same of columns of the feed-forward block.
     width_stretch: Option<usize>,
 }
 
@@ -258,22 +260,20 @@ impl Splits {
         self.obstacle(ranks).map_or(Ok(()), |obstacle| Err(refused(obstacle)))
     }
 
-    /// Numbers of ranks that add to the bits of one.
-    fn exact(&self) -> impl Iterator<Item = usize> {
-        (1..=EXACT_RANKS_MAX).filter(|ranks| self.obstacle(*ranks).is_none())
-    }
-
-    /// The most heads that no cut into so few ranks parts, of any that follow each other.
-    fn head_stretch(&self) -> usize {
-        self.exact().map(|ranks| self.heads / ranks).fold(0, greatest_common_divisor)
-    }
-
-    /// The same of columns of the feed-forward block; none if nothing is ever cut.
-    fn width_stretch(&self) -> Option<usize> {
-        let cuts = self.exact().flat_map(|ranks| {
-            (1..ranks).map(move |rank| part(self.width, self.width_step, rank, ranks).start)
-        });
-        Some(cuts.fold(0, greatest_common_divisor)).filter(|columns| *columns > 0)
+    /// The most heads, and the most columns of the feed-forward block, that follow each other and
+    /// are parted by no cut into a number of ranks that adds to the bits of one; no columns where
+    /// nothing is ever cut. A number that would leave too few of them is none of these.
+    fn stretches(&self) -> (usize, Option<usize>) {
+        let least = STRETCH_COLUMNS_MIN.min(self.width / 16);
+        let mut kept = (self.heads, 0);
+        for ranks in (2..=EXACT_RANKS_MAX).filter(|ranks| self.obstacle(*ranks).is_none()) {
+            let cuts = (1..ranks).map(|rank| part(self.width, self.width_step, rank, ranks).start);
+            let columns = cuts.fold(kept.1, greatest_common_divisor);
+            if columns >= least {
+                kept = (greatest_common_divisor(kept.0, self.heads / ranks), columns);
+            }
+        }
+        (kept.0, Some(kept.1).filter(|columns| *columns > 0))
     }
 
     /// What `ranks` tensor ranks cannot share: how many, of what.
@@ -469,13 +469,17 @@ mod tests {
     #[test]
     fn stretches_end_wherever_up_to_eight_ranks_cut() {
         let check = |splits: &Splits, heads, width| {
-            assert_eq!((splits.head_stretch(), splits.width_stretch()), (heads, width));
+            assert_eq!(splits.stretches(), (heads, width));
         };
         check(&SMOLLM2, 3, Some(512));
         check(&QWEN, 7, Some(2560));
         let llama = Splits { heads: 32, kv_heads: 8, width: 14_336, ..QWEN };
         check(&llama, 4, Some(1792));
         check(&Splits { width: 11_008, ..llama }, 4, Some(256));
+        // Qwen2.5-1.5B: six ranks would leave 32 columns, of K-quants 768.
+        let other = Splits { heads: 12, kv_heads: 2, width: 8960, width_step: 32, ..QWEN };
+        check(&other, 3, Some(2240));
+        check(&Splits { width_step: 256, ..other }, 1, Some(768));
         check(&Splits { heads: 7, kv_heads: 1, ..QWEN }, 1, Some(256));
         check(&Splits { heads: 11, kv_heads: 11, ..QWEN }, 11, None);
         let of_second = cut(&QWEN, 2, 1);

@@ -12,8 +12,8 @@ use crate::weights::WeightError;
 
 /// Each product sums at most 72 terms near 1 in f32 (2^-24 each) through 4 layers, which is 1e-4
 /// with room; a key or value on the edge between two f16 (2^-11 apart) may round the other way and
-/// moves a score by its share, which norms that amplify make more of. That is so with some weights
-/// and a fault with all, so the best of a few counts.
+/// moves a score by its share, which norms that amplify make more of. That is so with few weights
+/// and a fault with most, so the middle of five counts.
 const TOLERANCE: f64 = 3e-3;
 
 const TOKENS: [u32; 21] =
@@ -56,8 +56,9 @@ fn check(what: &str, change: impl Fn(&mut ModelConfig)) {
         let off = logits.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs());
         off.fold(0.0, f64::max)
     };
-    let best = [7, 8, 9].into_iter().map(off_by).fold(f64::INFINITY, f64::min);
-    assert!(best < TOLERANCE, "{what}: off by {best}");
+    let mut off = [3, 4, 5, 6, 7].map(off_by);
+    off.sort_by(f64::total_cmp);
+    assert!(off[2] < TOLERANCE, "{what}: off by {off:?}");
 }
 
 #[test]

@@ -22,8 +22,7 @@ pub struct PackedMatrix {
 /// How the columns of a row are summed: those of a stretch in f32, the sums of stretches in f64.
 ///
 /// Two parts of a row that are cut between stretches add up to the bits that the row has in one
-/// piece: f64 holds a sum of f32 without rounding as long as none is some 2^28 times another, and
-/// what is lost then is below half of the last bit of the f32 that is left in the end, or a tie.
+/// piece: f64 holds a sum of f32 without rounding as long as none is some 2^28 times another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretches {
     /// Columns of a stretch.
