@@ -9,14 +9,14 @@ import serving
 END_SECONDS_MAX = 60
 
 
-def refused(tmp_path, model, *options, expected=1):
-    """Runs a worker on `model`, which it must refuse with the exit code `expected`; what it said."""
+def refused(tmp_path, model, *options):
+    """Runs a worker on `model`, which it must refuse; what it said."""
     worker = serving.Process(
         [serving.BINARIES / "naru-worker", "--model", model, "--listen", "127.0.0.1:0", *options], tmp_path, "worker"
     )
     code = worker.child.wait(END_SECONDS_MAX)
     said = worker.log.read_text(errors="replace")
-    assert code == expected, (code, said)
+    assert code == 1, (code, said)
     assert "panicked" not in said, said
     return said
 
@@ -73,15 +73,6 @@ def test_a_tensor_of_the_wrong_shape_is_refused_by_name(tmp_path):
     path = tmp_path / "model.gguf"
     path.write_bytes(whole)
     assert "attn_q" in refused(tmp_path, path)
-
-
-@pytest.mark.parametrize("option, named", {
-    "--max-context-tokens=8193": "--max-context-tokens 8193 (engine.maxContextTokens): the model was made for 8192",
-    "--kv-cache-memory=1Ki": "--kv-cache-memory (engine.kvCacheMemory) is below the 368640 bytes of one block",
-}.items())
-@pytest.mark.parametrize("cut", [[], ["--pipeline=2", "--devices-per-member=2"]])
-def test_bounds_that_the_model_cannot_have_are_a_mistake_of_the_command_line(tmp_path, option, named, cut):
-    assert named in refused(tmp_path, serving.model(serving.SMOLLM2), option, *cut, expected=2)
 
 
 def test_flipped_bytes_in_the_header_never_crash(tmp_path):

@@ -23,6 +23,9 @@ impl Bench {
     fn report(&self, generation: u64, rank: usize, error: &(dyn Error + 'static)) {
         let causes = std::iter::successors(Some(error), |&error| error.source());
         let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        // What is made of it begins with who is lost.
+        let reason = reason.strip_prefix(&format!("rank {rank} is lost, ")).unwrap_or(&reason);
+        let reason = reason.to_owned();
         // An error: the process is ending.
         let _ = self.reports.send(Report::Lost(generation, Lost { rank, reason }));
     }

@@ -105,6 +105,28 @@ fn bad_usage_is_exit_code_2() {
 }
 
 #[test]
+fn bounds_that_the_model_cannot_have_are_exit_code_2() {
+    let model = model();
+    let model = model.to_str().expect("UTF-8");
+    for cut in [&[] as &[&str], &["--pipeline", "2", "--devices-per-member", "2"]] {
+        for (flag, value, part) in [
+            (
+                "--max-context-tokens",
+                "9000",
+                "(engine.maxContextTokens): the model was made for 8192",
+            ),
+            ("--kv-cache-memory", "1k", "(engine.kvCacheMemory) is below the 368640 bytes"),
+        ] {
+            let mut command = command(&["--model", model, flag, value]);
+            command.args(cut);
+            let (code, said) = fail(command);
+            assert_eq!(code, Some(2), "{flag} {cut:?}: {said}");
+            assert!(said.contains(part), "{flag} {cut:?}: {said}");
+        }
+    }
+}
+
+#[test]
 fn a_model_that_cannot_be_served_is_exit_code_1() {
     let directory = tempfile::tempdir().expect("a directory");
     let whole = fs::read(model()).expect("the model");
@@ -118,8 +140,6 @@ fn a_model_that_cannot_be_served_is_exit_code_1() {
         (path(&cut), &[], "cut.gguf"),
         (path(&noise), &[], "noise.gguf"),
         (path(&noise), &["--sha256", &"0".repeat(64)], "SHA-256"),
-        (path(&model()), &["--max-context-tokens", "9000"], "made for 8192"),
-        (path(&model()), &["--kv-cache-memory", "1k"], "--kv-cache-memory"),
         ("http://127.0.0.1:9/m.gguf".to_owned(), &[], "refuses connections"),
     ] {
         let mut command = command(&["--model", &model]);
