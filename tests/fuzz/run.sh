@@ -23,12 +23,14 @@ fuzz() {
 
 targets=$(fuzz list --fuzz-dir .)
 count=$(echo "$targets" | wc -l)
+# To the fuzzer 0 means for ever.
+each=$((seconds / count > 0 ? seconds / count : 1))
 fuzz build --fuzz-dir . --target-dir "$target" --sanitizer none >&2
 for name in $targets; do
     # What is found on the way goes to the first directory, outside the checkout; the second is the committed one.
     mkdir -p "$target/corpus/$name" artifacts
     fuzz run --fuzz-dir . --target-dir "$target" --sanitizer none "$name" \
         "$target/corpus/$name" "corpus/$name" -- \
-        -max_total_time=$((seconds / count)) -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 >&2
-    echo "fuzz: $name: $(ls "corpus/$name" | wc -l) inputs replayed, then fuzzed for $((seconds / count)) s, nothing broke"
+        -max_total_time="$each" -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 >&2
+    echo "fuzz: $name: $(ls "corpus/$name" | wc -l) inputs replayed, then fuzzed for $each s, nothing broke"
 done
