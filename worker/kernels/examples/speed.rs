@@ -15,14 +15,15 @@ use naru_kernels::{
     KvLayout, KvPool, KvSlot, MatmulOutput, MatrixView, PackedMatrix, Stretches, attention, matmul,
 };
 
-/// Rows, columns, format, and what is added in f32 where it is not all columns, of the matrices of
-/// SmolLM2-135M Q4_1 and Qwen2.5-0.5B Q4_K_M.
-const MATRICES: [(usize, usize, DType, Option<usize>); 14] = [
+/// Rows, columns, format, and how many columns are added in f32 where not all are, of the matrices
+/// of SmolLM2-135M Q4_1 and Qwen2.5-0.5B Q4_K_M; and shorter stretches than these have.
+const MATRICES: [(usize, usize, DType, Option<usize>); 15] = [
     (576, 576, DType::Q4_1, None),
     (576, 576, DType::Q4_1, Some(192)),
     (1536, 576, DType::Q4_1, None),
     (576, 1536, DType::Q4_1, None),
     (576, 1536, DType::Q4_1, Some(512)),
+    (576, 1536, DType::Q4_1, Some(32)),
     (49152, 576, DType::Q8_0, None),
     (4864, 896, DType::Q5_0, None),
     (896, 4864, DType::Q4_K, None),

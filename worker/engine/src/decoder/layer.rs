@@ -1,9 +1,9 @@
 //! What a decoder holds: the weights of its layers, its embedding and its head, as matrices `M` and
 //! vectors `V` of whatever computes on them.
 
-use super::pass::BLOCKS_PER_LAYER;
 use naru_kernels::{Cpu, ShapeError, layer_norm, rms_norm, rms_norm_one_plus};
 
+use super::pass::BLOCKS_PER_LAYER;
 use crate::config::NormKind;
 
 /// A norm with its weights.
@@ -69,8 +69,8 @@ impl<M, V> Layer<M, V> {
         norms[block % BLOCKS_PER_LAYER].as_ref()
     }
 
-    /// The last projection of `block`. Each rank has its bias: processors
-    /// add it to the sum, of devices the first to its part.
+    /// The last projection of `block`. Each rank has its bias: processors add it to the sum, of
+    /// devices the first to its part.
     pub(super) fn last(&self, block: usize) -> &Projection<M, V> {
         [&self.output, &self.down][block % BLOCKS_PER_LAYER]
     }

@@ -186,7 +186,7 @@ pub(super) struct Cut {
     pub(super) vocabulary_parts: Vec<Range<usize>>,
     /// As [`Splits::stretches`].
     head_stretch: usize,
-    width_stretch: Option<usize>,
+    width_stretch: usize,
 }
 
 impl Cut {
@@ -195,13 +195,16 @@ impl Cut {
     /// are rounded otherwise on two ranks than on one, so nothing is kept apart for their sake.
     pub(super) fn head_stretches(&self, head_dim: usize, block: usize, start: usize) -> Stretches {
         let columns = self.head_stretch * head_dim;
-        let shares_scale = block > 1 && !columns.is_multiple_of(SCALE_COLUMNS);
-        stretches((!shares_scale).then_some(columns), start)
+        if block > 1 && !columns.is_multiple_of(SCALE_COLUMNS) {
+            return Stretches::ONE;
+        }
+        Stretches { columns, skipped: start % columns }
     }
 
     /// How the columns of this rank's down projections are summed.
     pub(super) fn width_stretches(&self) -> Stretches {
-        stretches(self.width_stretch, self.width.start)
+        let columns = self.width_stretch;
+        Stretches { columns, skipped: self.width.start % columns }
     }
 
     /// Rows of the vocabulary that `rank`, another one of a replica of `shard`, has.
@@ -261,9 +264,9 @@ impl Splits {
     }
 
     /// The most heads, and the most columns of the feed-forward block, that follow each other and
-    /// are parted by no cut into a number of ranks that adds to the bits of one; no columns where
-    /// nothing is ever cut. A number that would leave too few of them is none of these.
-    fn stretches(&self) -> (usize, Option<usize>) {
+    /// are parted by no cut into a number of ranks that adds to the bits of one. A number that
+    /// would leave too few columns is none of these.
+    fn stretches(&self) -> (usize, usize) {
         let least = STRETCH_COLUMNS_MIN.min(self.width / 16);
         let mut kept = (self.heads, 0);
         for ranks in (2..=EXACT_RANKS_MAX).filter(|ranks| self.obstacle(*ranks).is_none()) {
@@ -273,7 +276,7 @@ impl Splits {
                 kept = (greatest_common_divisor(kept.0, self.heads / ranks), columns);
             }
         }
-        (kept.0, Some(kept.1).filter(|columns| *columns > 0))
+        if kept.1 == 0 { (self.heads, self.width) } else { kept }
     }
 
     /// What `ranks` tensor ranks cannot share: how many, of what.
@@ -294,12 +297,6 @@ impl Splits {
         too_few(self.width, self.width_step, "blocks of the feed-forward width")
             .or_else(|| too_few(self.vocabulary, PANEL_ROWS, "pieces of the vocabulary"))
     }
-}
-
-/// Stretches of `columns` of a row that is here from column `start` on.
-fn stretches(columns: Option<usize>, start: usize) -> Stretches {
-    let of = |columns| Stretches { columns, skipped: start % columns };
-    columns.map_or(Stretches::ONE, of)
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
@@ -471,17 +468,17 @@ mod tests {
         let check = |splits: &Splits, heads, width| {
             assert_eq!(splits.stretches(), (heads, width));
         };
-        check(&SMOLLM2, 3, Some(512));
-        check(&QWEN, 7, Some(2560));
+        check(&SMOLLM2, 3, 512);
+        check(&QWEN, 7, 2560);
         let llama = Splits { heads: 32, kv_heads: 8, width: 14_336, ..QWEN };
-        check(&llama, 4, Some(1792));
-        check(&Splits { width: 11_008, ..llama }, 4, Some(256));
+        check(&llama, 4, 1792);
+        check(&Splits { width: 11_008, ..llama }, 4, 256);
         // Qwen2.5-1.5B: six ranks would leave 32 columns, of K-quants 768.
         let other = Splits { heads: 12, kv_heads: 2, width: 8960, width_step: 32, ..QWEN };
-        check(&other, 3, Some(2240));
-        check(&Splits { width_step: 256, ..other }, 1, Some(768));
-        check(&Splits { heads: 7, kv_heads: 1, ..QWEN }, 1, Some(256));
-        check(&Splits { heads: 11, kv_heads: 11, ..QWEN }, 11, None);
+        check(&other, 3, 2240);
+        check(&Splits { width_step: 256, ..other }, 1, 768);
+        check(&Splits { heads: 7, kv_heads: 1, ..QWEN }, 1, 256);
+        check(&Splits { heads: 11, kv_heads: 11, ..QWEN }, 11, 4864);
         let of_second = cut(&QWEN, 2, 1);
         assert_eq!(of_second.width_stretches(), Stretches { columns: 2560, skipped: 0 });
         let stretches = of_second.head_stretches(64, 256, 256);

@@ -24,8 +24,8 @@ impl Bench {
         let causes = std::iter::successors(Some(error), |&error| error.source());
         let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
         // What is made of it begins with who is lost.
-        let reason = reason.strip_prefix(&format!("rank {rank} is lost, ")).unwrap_or(&reason);
-        let reason = reason.to_owned();
+        let said = format!("rank {rank} is lost, ");
+        let reason = reason.strip_prefix(&said).unwrap_or(&reason).to_owned();
         // An error: the process is ending.
         let _ = self.reports.send(Report::Lost(generation, Lost { rank, reason }));
     }

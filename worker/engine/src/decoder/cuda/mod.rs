@@ -76,6 +76,7 @@ pub struct CudaDecoder {
     bytes: Vec<u8>,
     /// What goes over the host.
     values: Vec<f32>,
+    /// The same, to be summed.
     wide: Vec<f64>,
     /// `[logit_rows, vocabulary_part]` of a rank's last piece.
     logits: Vec<f32>,
